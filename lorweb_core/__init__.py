@@ -1,0 +1,9 @@
+"""LoRWeB in plain torch: checkpoint → basis → query → routing → mixture (arXiv 2602.15727). Knows no host."""
+
+from .basis import LoRABasis, load_basis
+from .encoder import VisionEncoder
+from .errors import LoRWebError
+from .mixture import Mixture
+from .query import encode_query
+
+__all__ = ["LoRABasis", "LoRWebError", "Mixture", "VisionEncoder", "encode_query", "load_basis"]

@@ -1,0 +1,37 @@
+"""One point in the space of LoRAs: a basis and, for each of its layers, N coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .basis import LoRABasis
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The basis is shared, not copied: a further mixture costs only its coefficients."""
+
+    basis: LoRABasis
+    coefficients: Mapping[str, Tensor]
+    """Layer name, `transformer.` included → (N,), float32."""
+
+    def delta(self, layer: str) -> Tensor:
+        """ΔW of one layer, (out, in), float32; `layer` as in `coefficients`."""
+        part = self.basis.layers[layer]
+        return mixed_delta(part.A, part.B, self.coefficients[layer], part.scale, torch.float32)
+
+
+def mixed_delta(A: Tensor, B: Tensor, coefficients: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """ΔW = scale · Σ_n c_n (A_n B_n)ᵀ as one product of rank N·r.
+
+    A: (N, in, r), B: (N, r, out), coefficients: (N,) float32. Returns (out, in), in `dtype`.
+    The coefficients go onto A in float32, so that a half-precision `dtype` rounds each factor once.
+    """
+    weighted = (A.float() * (scale * coefficients)[:, None, None]).to(dtype)
+    return B.to(dtype).flatten(0, 1).T @ weighted.mT.flatten(0, 1)

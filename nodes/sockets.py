@@ -1,0 +1,6 @@
+"""The pack's own socket types."""
+
+from comfy_api.latest import io
+
+Basis = io.Custom("LORWEB_BASIS")
+Mixture = io.Custom("LORWEB_MIXTURE")
