@@ -64,9 +64,9 @@ class LoRABasis:
         self.check_values()
         if query.numel() != self.query_width:
             raise LoRWebError(
-                f"The query has {query.numel()} values, {tuple(query.shape)}, but {self.name} takes {self.query_width}: "
-                f"it was trained with {self.config.external_query_model} and query mode {self.config.query_mode}. "
-                "Give that image encoder."
+                f"The query has {query.numel()} values, {tuple(query.shape)}, but {self.name} takes "
+                f"{self.query_width}: it was trained with {self.config.external_query_model} "
+                f"and query mode {self.config.query_mode}. Give that image encoder."
             )
         query = query.flatten().float().cpu()
         if not query.isfinite().all():
@@ -175,7 +175,7 @@ def _check_geometry(file: str, layers: dict[str, BasisLayer], config: BasisConfi
             if told not in (None, size):
                 raise LoRWebError(
                     f"{config_file} says {key}: {told}, but {where} has {size}. It is another training's config: "
-                    "choose the one saved with this checkpoint, or move it away to have the sizes read from the tensors."
+                    "choose the one saved with this checkpoint, or move it away to have sizes read from the tensors."
                 )
         if keys[1] % config.lora_heads:
             raise LoRWebError(

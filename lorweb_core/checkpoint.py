@@ -60,25 +60,28 @@ def read_checkpoint(path: str | Path) -> dict[str, LayerTensors]:
 
 
 def _check_container(path: Path) -> None:
-    """Tell the files that are no safetensors at all apart, by their first bytes."""
+    """Tell apart, by their first bytes, the files that are no safetensors at all."""
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:
-            head = file.read(8)
+            head = file.read(9)
     except OSError as error:
         raise LoRWebError(f"{path}: the basis cannot be read ({error.strerror}).") from error
     if size == 0:
         raise LoRWebError(f"{path.name} is empty: the download did not finish. Download it again.")
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    # Safetensors begins with the length of its JSON header; any first byte may be one of that length's.
+    is_header = head[8:] == b"{"
+    if is_header and int.from_bytes(head[:8], "little") <= size - 8:
+        return
+    if not is_header and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise LoRWebError(
             f"{path.name} is a pickle (.pt, .ckpt, .bin), which can run code when loaded. "
             "Only safetensors is read: ask the author for a .safetensors file."
         )
-    if len(head) < 8 or int.from_bytes(head, "little") > size - 8:
-        raise LoRWebError(
-            f"{path.name} is cut short or not a safetensors file: its header says it is longer than the "
-            f"{size:,} bytes there are. Download it again."
-        )
+    raise LoRWebError(
+        f"{path.name} is cut short or not a safetensors file: it has no header that fits in its {size:,} bytes. "
+        "Download it again."
+    )
 
 
 def _check_kind(path: Path, layers: dict[str, LayerTensors], unknown: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import comfy.model_patcher
 import folder_paths
 import torch
 from comfy_api.latest import io
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder, encode_query
@@ -71,10 +72,11 @@ def _load_encoder(model_id: str) -> VisionEncoder:
     found = next((str(folder) for folder in folders if (folder / "config.json").is_file()), model_id)
     try:
         return _encoder_from_folder(found)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
+        problem = "is not on this machine" if found == model_id else f"in {found} cannot be loaded ({error})"
         raise LoRWebError(
-            f"The image encoder {model_id} is not there ({error}). Connect Load CLIP Vision with it, or put config.json "
-            f"and model.safetensors from https://huggingface.co/{model_id} into {folders[0]}."
+            f"The image encoder {model_id} {problem}. Connect Load CLIP Vision with it, or put config.json and "
+            f"model.safetensors from https://huggingface.co/{model_id} into {folders[0]}."
         ) from error
 
 

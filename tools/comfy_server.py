@@ -1,0 +1,120 @@
+"""A real ComfyUI on a free port of this machine, with this pack in it and a base folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import aiohttp
+from environment import ROOT
+
+Event = Callable[[str, dict], None]
+"""Called with the type and the data of each of the server's messages about a prompt."""
+
+
+class PromptError(RuntimeError):
+    """The server refused a prompt or failed to execute it; `details` is what it said."""
+
+    def __init__(self, details: dict):
+        super().__init__(json.dumps(details, indent=1)[:4000])
+        self.details = details
+
+
+class ComfyServer:
+    """`with ComfyServer(comfyui, python, base) as server: server.run(graph)`; `base` holds models, input and output."""
+
+    def __init__(self, comfyui: Path, python: str, base: Path, *arguments: str):
+        self.base = base
+        for name in ("models", "input", "output", "user", "custom_nodes"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        pack = base / "custom_nodes" / "ComfyUI-LoRWeB"
+        if not pack.exists():
+            # What the registry would ship; a copy, because Windows keeps links for administrators.
+            shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "tools", "docs", "demo-output"))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        # fmt: off
+        self.command = [
+            python, str(comfyui / "main.py"), "--cpu", "--port", str(self.port), "--base-directory", str(base),
+            "--disable-auto-launch", *arguments,
+        ]
+        # fmt: on
+        self.log = base / "comfyui.log"
+
+    def __enter__(self) -> ComfyServer:
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT)
+        for _ in range(600):
+            if self.process.poll() is not None:
+                break
+            try:
+                self.get("/system_stats")
+                return self
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+        self.__exit__(None, None, None)
+        raise RuntimeError(f"ComfyUI did not start:\n{self.log.read_text('utf-8', 'replace')[-3000:]}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return answer.read()
+
+    def interrupt(self) -> None:
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}/interrupt", method="POST")).close()
+
+    def run(self, *graphs: dict, on_event: Event | None = None) -> list[dict[str, list[Path]]]:
+        """Queue the graphs, wait for all; for each: node id → the picture files it made.
+
+        Raises PromptError if one is refused, fails or is interrupted.
+        """
+        return asyncio.run(self._run(graphs, on_event))
+
+    async def _run(self, graphs: tuple[dict, ...], on_event: Event | None) -> list[dict[str, list[Path]]]:
+        url = f"http://127.0.0.1:{self.port}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws?clientId=lorweb") as socket:
+            waiting = []
+            for graph in graphs:
+                async with session.post(f"{url}/prompt", json={"prompt": graph, "client_id": "lorweb"}) as answer:
+                    body = await answer.json()
+                if answer.status != 200:
+                    raise PromptError(body)
+                waiting.append(body["prompt_id"])
+            pictures: dict[str, dict[str, list[Path]]] = {prompt: {} for prompt in waiting}
+            async for message in socket:
+                if message.type != aiohttp.WSMsgType.TEXT:
+                    continue
+                event = json.loads(message.data)
+                kind, data = event["type"], event["data"]
+                prompt = data.get("prompt_id")
+                if prompt not in pictures:
+                    continue
+                if on_event:
+                    on_event(kind, data)
+                if kind == "executed":
+                    pictures[prompt][data["node"]] = [self._file(image) for image in data["output"].get("images", ())]
+                elif kind in ("execution_error", "execution_interrupted"):
+                    raise PromptError(data)
+                elif kind == "execution_success":
+                    waiting.remove(prompt)
+                    if not waiting:
+                        return list(pictures.values())
+        raise RuntimeError(f"ComfyUI closed the connection:\n{self.log.read_text('utf-8', 'replace')[-3000:]}")
+
+    def _file(self, image: dict) -> Path:
+        return self.base / image["type"] / image["subfolder"] / image["filename"]
