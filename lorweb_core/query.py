@@ -29,6 +29,16 @@ class EncoderSpec:
 ENCODERS = {"openai/clip-vit-large-patch14": EncoderSpec(image_size=224)}
 
 
+def check_encoder(encoder: VisionEncoder, needed: str) -> None:
+    """Raise LoRWebError if `encoder` cannot be the one of ENCODERS that a basis was trained with."""
+    expected = ENCODERS[needed].image_size
+    if encoder.image_size != expected:
+        raise LoRWebError(
+            f"The image encoder given works on images of {encoder.image_size} pixels, but the basis was trained with "
+            f"{needed}, which works on {expected}. Give that one."
+        )
+
+
 def encode_query(encoder: VisionEncoder, a: Tensor, a_prime: Tensor, b: Tensor, mode: str = "cat-aa'b") -> Tensor:
     """Embed the triplet and arrange the embeddings as `mode` says.
 

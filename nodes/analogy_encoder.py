@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder, encode_query
 from ..lorweb_core.grid import rgb_image
-from ..lorweb_core.query import ENCODERS
+from ..lorweb_core.query import check_encoder
 from . import sockets
 
 
@@ -45,11 +45,7 @@ class AnalogyEncoder(io.ComfyNode):
         a, a_prime, b = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
         needed = basis.config.external_query_model
         encoder = _load_encoder(needed) if clip_vision is None else encoder_from_clip_vision(clip_vision)
-        if encoder.image_size != ENCODERS[needed].image_size:
-            raise LoRWebError(
-                f"The clip_vision given works on images of {encoder.image_size} pixels, but {basis.name} was trained "
-                f"with {needed}, which works on {ENCODERS[needed].image_size}. Load that one."
-            )
+        check_encoder(encoder, needed)
         return io.NodeOutput(basis.route(encode_query(encoder, a, a_prime, b, basis.config.query_mode)))
 
 

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
-from ..lorweb_core.checkpoint import file_identity
+from ..lorweb_core.checkpoint import file_identity, read_checkpoint
 from ..lorweb_core.config import find_config
 from . import sockets
 
@@ -42,9 +42,10 @@ class BasisLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, basis_name: str, config_name: str) -> bool | str:
+    def validate_inputs(cls, basis_name: str) -> bool | str:
+        # Said when the prompt is queued. The host itself holds config_name against its list.
         try:
-            load_basis(*_paths(basis_name, config_name))
+            read_checkpoint(_listed(basis_name, ".safetensors"))
         except LoRWebError as error:
             return str(error)
         return True

@@ -92,7 +92,8 @@ class ComfyServer:
             for graph in graphs:
                 async with session.post(f"{url}/prompt", json={"prompt": graph, "client_id": "lorweb"}) as answer:
                     body = await answer.json()
-                if answer.status != 200:
+                # A prompt with one good output is accepted, and the errors of the others are told.
+                if answer.status != 200 or body["node_errors"]:
                     raise PromptError(body)
                 waiting.append(body["prompt_id"])
             pictures: dict[str, dict[str, list[Path]]] = {prompt: {} for prompt in waiting}

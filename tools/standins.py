@@ -152,7 +152,7 @@ def text_encoder(seed: int = 0) -> Weights:
     return weights
 
 
-def image_encoder(folder: Path, width: int, seed: int = 0) -> None:
+def image_encoder(folder: Path, width: int, seed: int = 0) -> Path:
     """A CLIP vision tower in transformers' folder layout, embedding 224 × 224 pixels into `width` values."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -165,9 +165,11 @@ def image_encoder(folder: Path, width: int, seed: int = 0) -> None:
         num_attention_heads=2,
         image_size=224,
         patch_size=14,
-        initializer_range=0.2,
+        # CLIP's own, 0.02 and 1, make embeddings of random weights that hardly depend on the picture.
+        initializer_factor=10.0,
     )
     CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder
 
 
 def picture(night: bool, shape: str, size: tuple[int, int] = (256, 256)) -> Tensor:
@@ -191,6 +193,15 @@ def picture(night: bool, shape: str, size: tuple[int, int] = (256, 256)) -> Tens
         image[(x > 0.4) & (x < 0.46) & (y > 0.5) & (y < 0.82)] = dim * torch.tensor([0.45, 0.3, 0.15])
         image[(x - 0.43) ** 2 + (y - 0.42) ** 2 < 0.03] = dim * torch.tensor([0.15, 0.55, 0.2])
     return image
+
+
+def save_pictures(folder: Path) -> None:
+    """The drawn triplet: a house by day, the house by night, a tree by day. a.png, a_prime.png, b.png."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, scene in {"a": (False, "house"), "a_prime": (True, "house"), "b": (False, "tree")}.items():
+        Image.fromarray((picture(*scene) * 255).round().byte().numpy()).save(folder / f"{name}.png")
 
 
 QUERY_WIDTH = 24

@@ -1,18 +1,17 @@
-"""A real ComfyUI in this process, on the CPU, with the pack loaded as the host loads it: from its path."""
+"""Host tests run inside a real ComfyUI, by its Python; tools/test.py starts them so."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import parity
 import pytest
 import torch
-from environment import HOW_TO_GIVE_A_COMFYUI, ROOT, find_comfyui
+from environment import HOW_TO_GIVE_A_COMFYUI, find_comfyui
 
 
 @pytest.fixture(autouse=True)
@@ -32,29 +31,10 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def host(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """`host.node(id)` is a node's class, `host.core` the pack's own lorweb_core, `host.models` the models folder."""
-    sys.path.insert(0, str(comfyui))
-    import comfy.cli_args
+    """The host in this process with the pack in it: see host_process.load_pack."""
+    from host_process import load_pack
 
-    base = tmp_path_factory.mktemp("comfyui")
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.base_directory = str(base)
-    import nodes
-
-    assert asyncio.run(nodes.load_custom_node(str(ROOT)))
-    pack = nodes.NODE_CLASS_MAPPINGS["LoRWeBBasisLoader"].__module__.removesuffix(".nodes.basis_loader")
-
-    def module(name: str) -> ModuleType:
-        return sys.modules[f"{pack}.{name}"]
-
-    (base / "models" / "lorweb").mkdir(parents=True)
-    return SimpleNamespace(
-        node=nodes.NODE_CLASS_MAPPINGS.__getitem__,
-        core=module("lorweb_core"),
-        apply_mixture=module("nodes.mixed_lora_apply").apply_mixture,
-        encoder_from_clip_vision=module("nodes.analogy_encoder").encoder_from_clip_vision,
-        models=base / "models",
-    )
+    return load_pack(comfyui, tmp_path_factory.mktemp("comfyui"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import math
 import parity
 import pytest
 import torch
+from host_process import FLUX_1, build_model
 
 LAYER = "transformer.transformer_blocks.0.attn.to_k"  # which the host fuses with q and v
 KEY = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
@@ -61,13 +62,13 @@ def test_the_base_model_agrees_with_the_fixture(velocity, load_flux):
 @pytest.mark.parametrize("case", parity.CASES)
 def test_the_published_output_for_every_routing(host, velocity, load_flux, tmp_path, case):
     basis = host.core.load_basis(parity.write_checkpoint(tmp_path, case))
-    patched = host.apply_mixture(load_flux(), basis.route(parity.load_parity()["query"]))
+    patched = host.apply.apply_mixture(load_flux(), basis.route(parity.load_parity()["query"]))
     assert parity.relative_error(velocity(patched), parity.load_parity()[f"velocity.{case}"]) < 1e-5
 
 
 def test_the_published_output_with_weights_patched_as_they_are_used(host, velocity, load_flux, mixture):
     """The host's low-VRAM path: nothing is resident, each layer patches its weight in the forward pass."""
-    patched = host.apply_mixture(load_flux(), mixture)
+    patched = host.apply.apply_mixture(load_flux(), mixture)
     patched.load(torch.device("cpu"), lowvram_model_memory=1)
     assert patched.model.diffusion_model.double_blocks[0].img_attn.qkv.weight_function
     assert parity.relative_error(velocity(patched, load=False), parity.load_parity()["velocity.tanh_sum_4"]) < 1e-5
@@ -78,7 +79,7 @@ def test_patches_survive_the_hosts_prefetch(host, load_flux, mixture):
     """Dynamic VRAM gathers a patch's tensors in one buffer and rebuilds the adapter from it."""
     from comfy.model_patcher import LowVramPatch
 
-    patch = LowVramPatch(KEY, host.apply_mixture(load_flux(), mixture, 0.5).patches)
+    patch = LowVramPatch(KEY, host.apply.apply_mixture(load_flux(), mixture, 0.5).patches)
     if not hasattr(patch, "prepare"):
         pytest.skip("this ComfyUI has no prefetch of patches")
     weight = torch.randn(384, 128)
@@ -100,7 +101,7 @@ def test_the_patch_is_exact_to_the_weights_own_rounding_and_goes_without_a_trace
     for name, rows in (("q", slice(0, 128)), ("v", slice(256, 384))):
         layer = LAYER.replace("to_k", f"to_{name}")
         expected[rows] += 0.7 * dense_delta(mixture.coefficients[layer], layer)
-    patched = host.apply_mixture(model, mixture, 0.7)
+    patched = host.apply.apply_mixture(model, mixture, 0.7)
     comfy.model_management.load_models_gpu([patched])
     loaded = patched.model.state_dict()[KEY]
     assert loaded.dtype == dtype
@@ -115,7 +116,7 @@ def test_bfloat16_arithmetic_of_the_low_vram_path(host, load_flux, mixture):
     from comfy.model_patcher import LowVramPatch
 
     weight = torch.randn(384, 128, dtype=torch.bfloat16)
-    patch = LowVramPatch(KEY, host.apply_mixture(load_flux(), mixture).patches)
+    patch = LowVramPatch(KEY, host.apply.apply_mixture(load_flux(), mixture).patches)
     exact = patch(weight.float())
     assert parity.relative_error(patch(weight.clone()).float(), exact) < 2**-8
 
@@ -123,7 +124,7 @@ def test_bfloat16_arithmetic_of_the_low_vram_path(host, load_flux, mixture):
 def test_the_incoming_model_is_untouched_and_the_basis_shared(host, load_flux, mixture):
     model = load_flux()
     before = weights_of(model)
-    patched = host.apply_mixture(model, mixture)
+    patched = host.apply.apply_mixture(model, mixture)
     assert not model.patches
     assert not [name for name, t in model.model.state_dict().items() if not torch.equal(t, before[name])]
     adapters = [patch[1] for patches in patched.patches.values() for patch in patches]
@@ -136,11 +137,11 @@ def test_the_incoming_model_is_untouched_and_the_basis_shared(host, load_flux, m
 def test_strength_scales_the_delta(host, load_flux, mixture, strength):
     model = load_flux()
     expected = model.model.state_dict()[KEY][128:256] + strength * dense_delta(mixture.coefficients[LAYER])
-    torch.testing.assert_close(patched_weight(host.apply_mixture(model, mixture, strength))[128:256], expected)
+    torch.testing.assert_close(patched_weight(host.apply.apply_mixture(model, mixture, strength))[128:256], expected)
 
 
 def test_strength_0_patches_nothing(host, load_flux, mixture):
-    assert not host.apply_mixture(load_flux(), mixture, 0.0).patches
+    assert not host.apply.apply_mixture(load_flux(), mixture, 0.0).patches
 
 
 @pytest.mark.parametrize("order", ["lora first", "lora last"])
@@ -158,7 +159,7 @@ def test_it_chains_with_itself_and_with_load_lora(host, load_flux, tmp_path, ord
         return comfy.sd.load_lora_for_models(model, None, lora, 0.5, 0.0)[0]
 
     def analogies(model):
-        return host.apply_mixture(host.apply_mixture(model, first), second, -0.5)
+        return host.apply.apply_mixture(host.apply.apply_mixture(model, first), second, -0.5)
 
     patched = analogies(load_lora(model)) if order == "lora first" else load_lora(analogies(model))
     expected = model.model.state_dict()[KEY][128:256] + 0.5 * up @ down
@@ -174,7 +175,7 @@ def test_a_model_with_fewer_blocks_is_refused_whole(host, load_flux, tmp_path):
     deeper = host.core.load_basis(tmp_path / "deeper.safetensors").route(torch.zeros(6))
     model = load_flux()
     with pytest.raises(host.core.LoRWebError, match=r"deeper\.safetensors.*single_transformer_blocks\.1"):
-        host.apply_mixture(model, deeper)
+        host.apply.apply_mixture(model, deeper)
     assert not model.patches
 
 
@@ -185,38 +186,9 @@ def test_a_model_of_another_width_is_refused(host, load_flux, tmp_path):
     save_file(standins.basis(standins.block_linears(256, 1, 1), 2, 1, 4, 6), tmp_path / "wider.safetensors")
     wider = host.core.load_basis(tmp_path / "wider.safetensors").route(torch.zeros(6))
     with pytest.raises(host.core.LoRWebError, match=r"maps 256 to 256 values in wider\.safetensors, but 128 to 128"):
-        host.apply_mixture(load_flux(), wider)
+        host.apply.apply_mixture(load_flux(), wider)
 
 
-def unfilled_model(name: str, unet_config: dict):
-    """A MODEL of another family, as the host builds it, without memory for its weights."""
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = getattr(comfy.supported_models, name)(unet_config)
-    config.unet_config["dtype"] = torch.float32
-    model = config.get_model({}, device="meta")
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-
-
-FLUX_1 = {
-    "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": 2,
-    "vec_in_dim": 768,
-    "context_in_dim": 4096,
-    "hidden_size": 3072,
-    "mlp_ratio": 4.0,
-    "num_heads": 24,
-    "depth": 19,
-    "depth_single_blocks": 38,
-    "axes_dim": [16, 56, 56],
-    "theta": 10000,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "txt_ids_dims": [],
-}
 SDXL = {
     "image_size": 32,
     "use_spatial_transformer": True,
@@ -266,18 +238,18 @@ SDXL = {
 )
 def test_a_model_that_is_no_flux_1_is_named(host, mixture, name, config):
     with pytest.raises(host.core.LoRWebError, match=rf"is {name}, but tanh_sum_4.safetensors is a basis for FLUX\.1"):
-        host.apply_mixture(unfilled_model(name, config), mixture)
+        host.apply.apply_mixture(build_model(name, config), mixture)
 
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf])
 def test_a_strength_that_is_no_number(host, load_flux, mixture, strength):
     with pytest.raises(host.core.LoRWebError, match="strength"):
-        host.apply_mixture(load_flux(), mixture, strength)
+        host.apply.apply_mixture(load_flux(), mixture, strength)
 
 
 def test_an_unknown_method(host, load_flux, mixture):
     with pytest.raises(host.core.LoRWebError, match="'melt'.*auto, merge"):
-        host.apply_mixture(load_flux(), mixture, method="melt")
+        host.apply.apply_mixture(load_flux(), mixture, method="melt")
 
 
 def test_a_basis_of_the_published_geometry_goes_onto_flux_1(host, tmp_path):
@@ -289,7 +261,7 @@ def test_a_basis_of_the_published_geometry_goes_onto_flux_1(host, tmp_path):
     assert sum(t.numel() for t in weights.values()) == 835_051_520
     save_file(weights, tmp_path / "full.safetensors")
     mixture = host.core.load_basis(tmp_path / "full.safetensors").route(torch.randn(1, 3, 768))
-    patched = host.apply_mixture(unfilled_model("Flux", FLUX_1), mixture)
+    patched = host.apply.apply_mixture(build_model("Flux", FLUX_1), mixture)
     assert sum(len(patches) for patches in patched.patches.values()) == 494
     layer = "transformer.single_transformer_blocks.37.attn.to_v"
     (patch,) = [

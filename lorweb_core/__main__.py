@@ -1,0 +1,226 @@
+"""The command line: `python -m lorweb_core <command>`. Bad input is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from .errors import LoRWebError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Command(NamedTuple):
+    """One subcommand."""
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+    needs: tuple[str, ...]
+    """Modules of the extra `cli`, looked for before anything else is done."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LoRWebError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    try:
+        arguments = _parser().parse_args(argv)
+        command = COMMANDS[arguments.command]
+        _check_installed(command.needs)
+        command.run(arguments)
+    except ImportError as error:
+        return _refuse(_not_installed(str(error)))
+    except LoRWebError as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _refuse(error: LoRWebError) -> int:
+    print(f"lorweb: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m lorweb_core", description="LoRWeB outside ComfyUI: edit pictures by example.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        command.arguments(commands.add_parser(name, help=command.help, description=command.help))
+    return parser
+
+
+def _check_installed(modules: Iterable[str]) -> None:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise _not_installed(f"{', '.join(missing)} not installed")
+
+
+def _not_installed(what: str) -> LoRWebError:
+    return LoRWebError(f"{what}: run `pip install .[cli]` in this project's folder.")
+
+
+def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
+    from .grid import FITS
+
+    add = parser.add_argument
+    add("--a", required=True, metavar="IMAGE", help="the example before the edit")
+    add("--a-prime", required=True, metavar="IMAGE", help="the same example after the edit")
+    add("--b", required=True, metavar="IMAGE", help="the picture to edit in the same way")
+    add("--prompt", required=True, help="what b should become")
+    add("--basis", required=True, metavar="FILE", help="the LoRWeB checkpoint, e.g. lorweb_model.safetensors")
+    add("--model", required=True, metavar="DIR_OR_ID", help="FLUX.1-Kontext in diffusers' layout")
+    add("--out", required=True, metavar="FILE", help="where to write b'; the whole grid goes to <name>-grid beside it")
+    add("--config", metavar="YAML", help="the basis's training config (default: the one beside it)")
+    add("--encoder", metavar="DIR_OR_ID", help="the image encoder (default: the one the basis was trained with)")
+    add("--steps", type=int, default=28, help="denoising steps (default: %(default)s)")
+    add("--guidance", type=float, default=2.5, help="guidance scale (default: %(default)s)")
+    add("--seed", type=int, default=50, help="of the noise (default: %(default)s)")
+    add("--megapixels", type=float, default=1.0, help="size of the grid in 1024×1024 pixels (default: %(default)s)")
+    add("--fit", choices=FITS, default="stretch", help="where shapes differ from a's (default: %(default)s)")
+    add("--strength", type=float, default=1.0, help="how much of the edit (default: %(default)s)")
+    add("--device", help="cuda, mps or cpu (default: the best there is)")
+
+
+def _analogy(arguments: argparse.Namespace) -> None:
+    from .analogy import run_analogy
+
+    out = Path(arguments.out)
+    kind = _check_output(out)
+    grid_out = out.with_name(f"{out.stem}-grid{out.suffix}")
+    inputs = {"--a": arguments.a, "--a-prime": arguments.a_prime, "--b": arguments.b}
+    for option, path in inputs.items():
+        if Path(path).resolve() in (out.resolve(), grid_out.resolve()):
+            raise LoRWebError(f"--out {out} would overwrite {option}, {path}. Choose another name.")
+    a, a_prime, b = (_read_image(option, path) for option, path in inputs.items())
+
+    _log_phases()
+    analogy = run_analogy(
+        a,
+        a_prime,
+        b,
+        arguments.prompt,
+        arguments.basis,
+        arguments.model,
+        config=arguments.config,
+        encoder=arguments.encoder,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        seed=arguments.seed,
+        megapixels=arguments.megapixels,
+        fit=arguments.fit,
+        strength=arguments.strength,
+        device=arguments.device,
+    )
+    _write_images({out: analogy.result, grid_out: analogy.grid}, kind)
+    print(f"Wrote {out} and {grid_out}")
+
+
+def _log_phases() -> None:
+    """Our phases on stdout. Of the libraries' remarks none: stderr is for errors and the sampling bar."""
+    import diffusers
+    import huggingface_hub
+    import transformers
+
+    # The one about `torch_dtype` among them: the oldest diffusers that the extra takes knows no other name for it.
+    warnings.simplefilter("ignore")
+    huggingface_hub.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    diffusers.logging.disable_progress_bar()
+    phases = logging.getLogger(__package__)
+    phases.setLevel(logging.INFO)
+    phases.handlers = [logging.StreamHandler(sys.stdout)]
+
+
+def _check_output(out: Path) -> str:
+    """Check that a picture can be written there; returns Pillow's name for its format."""
+    from PIL import Image
+
+    if not out.parent.is_dir():
+        raise LoRWebError(f"--out {out}: there is no folder {out.parent}. Create it first.")
+    if out.is_dir():
+        raise LoRWebError(f"--out {out} is a folder. Give a file name in it, e.g. {out / 'b_prime.png'}.")
+    try:
+        _part(out).touch()
+        _part(out).unlink()
+    except OSError as error:
+        raise LoRWebError(f"--out {out}: the folder {out.parent} cannot be written to ({error.strerror}).") from error
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    try:
+        # Some formats are read only, or not for RGB, or not in this build of Pillow: trying is the only test.
+        Image.new("RGB", (16, 16)).save(io.BytesIO(), kind or "")
+    except (KeyError, OSError, ValueError) as error:
+        raise LoRWebError(
+            f"--out {out}: Pillow cannot write {out.suffix or 'a file without suffix'}; use .png."
+        ) from error
+    return kind
+
+
+def _read_image(option: str, path: str) -> Tensor:
+    """(H, W, 3), float32 in 0–1, turned as its EXIF orientation says."""
+    import numpy
+    import torch
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scaling
+                upright = Image.fromarray((numpy.asarray(upright) / 257).astype("uint8"))
+            pixels = numpy.array(upright.convert("RGB"))
+    except FileNotFoundError as error:
+        raise LoRWebError(f"{option} {path}: there is no such file.") from error
+    # Pillow's plugins raise the last three on damaged files, beside OSError.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise LoRWebError(f"{option} {path} is not an image that can be read ({error}).") from error
+    return torch.from_numpy(pixels).float() / 255
+
+
+def _write_images(images: dict[Path, Tensor], kind: str) -> None:
+    """Write all or none: first under names of their own, then renamed."""
+    from PIL import Image
+
+    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    parts = {path: _part(path) for path in images}
+    try:
+        for path, pixels in images.items():
+            Image.fromarray((pixels * 255).round().byte().numpy()).save(parts[path], kind, **options)
+        for path, part in parts.items():
+            part.replace(path)
+    except OSError as error:
+        raise LoRWebError(f"{next(iter(images))} could not be written ({error}).") from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    """Where a file is while it is being written: in the same folder, so that renaming it is all or nothing."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+COMMANDS = {
+    "analogy": Command(
+        "Edit b as the example a → a' shows.",
+        _analogy_arguments,
+        _analogy,
+        ("numpy", "PIL", "diffusers", "transformers", "accelerate"),
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

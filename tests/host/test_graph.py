@@ -1,0 +1,114 @@
+"""The bundled workflow in a running ComfyUI, as a person runs it: queue, look, change, interrupt, queue again."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import standins
+import torch
+from environment import ROOT
+
+WORKFLOW = ROOT / "workflows" / "api" / "visual_analogy.json"
+
+
+@pytest.fixture(scope="module")
+def server(comfyui, tmp_path_factory):
+    from comfy_server import ComfyServer
+
+    base = tmp_path_factory.mktemp("server")
+    standins.comfy_models(base / "models")
+    standins.save_pictures(base / "input")
+    with ComfyServer(comfyui, sys.executable, base) as server:
+        yield server
+
+
+@pytest.fixture
+def graph() -> dict:
+    return standins.for_standins(WORKFLOW, megapixels=0.05, steps=3)
+
+
+def node(graph: dict, class_type: str) -> dict:
+    (found,) = [n["inputs"] for n in graph.values() if n["class_type"] == class_type]
+    return found
+
+
+def with_b(graph: dict, name: str) -> dict:
+    graph = copy.deepcopy(graph)
+    loader, _ = node(graph, "LoRWeBAnalogyEncoder")["b"]
+    graph[loader]["inputs"]["image"] = name
+    return graph
+
+
+def result(graph: dict, pictures: dict[str, list[Path]]) -> torch.Tensor:
+    """b' as saved, (H, W, 3) in 0–255."""
+    from PIL import Image
+
+    (save,) = [key for key, n in graph.items() if n["class_type"] == "SaveImage"]
+    (path,) = pictures[save]
+    image = Image.open(path).convert("RGB")
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3).float()
+
+
+def test_pictures_come_out_and_follow_b_seed_and_strength(server, graph):
+    (first,) = server.run(graph)
+    b_prime = result(graph, first)
+    assert b_prime.shape == (256, 256, 3)
+    assert b_prime.std() > 5
+    assert sum(len(files) for files in first.values()) >= 2  # the grid is shown as well
+
+    changed = [with_b(graph, "a_prime.png"), copy.deepcopy(graph), copy.deepcopy(graph)]
+    node(changed[1], "KSampler")["seed"] += 1
+    node(changed[2], "LoRWeBMixedLoRAApply")["strength"] = 0.0
+    for other in changed:
+        (pictures,) = server.run(other)
+        assert (result(other, pictures) - b_prime).abs().mean() > 0.1
+
+
+def test_two_prompts_queued_give_what_each_gives_alone(server, graph):
+    other = with_b(graph, "a.png")
+    node(graph, "KSampler")["seed"] = node(other, "KSampler")["seed"] = 7
+    alone = [result(g, server.run(g)[0]) for g in (graph, other)]
+    for g in (graph, other):
+        node(g, "SaveImage")["filename_prefix"] = "lorweb/queued"
+        node(g, "LoRWeBMixedLoRAApply")["strength"] = 1.0000001  # sampled anew
+    queued = [result(g, pictures) for g, pictures in zip((graph, other), server.run(graph, other))]
+    for one, both in zip(alone, queued):
+        assert (one - both).abs().max() <= 1
+    assert (queued[0] - queued[1]).abs().mean() > 0.1
+
+
+def test_an_interrupt_in_the_middle_of_sampling_leaves_nothing_behind(server, graph):
+    from comfy_server import PromptError
+
+    before = result(graph, server.run(graph)[0])
+    longer = with_b(graph, "a_prime.png")
+    node(longer, "KSampler")["steps"] = 200
+    (sampler,) = [key for key, n in longer.items() if n["class_type"] == "KSampler"]
+    reached = []
+
+    def interrupt(kind: str, data: dict) -> None:
+        # The host does not send every step.
+        if kind == "progress" and data["node"] == sampler and not reached and data["value"] > 1:
+            reached.append(data["value"])
+            server.interrupt()
+
+    with pytest.raises(PromptError, match='"node_type": "KSampler"'):
+        server.run(longer, on_event=interrupt)
+    assert 1 < reached[0] < 100
+    node(graph, "SaveImage")["filename_prefix"] = "lorweb/again"
+    node(graph, "LoRWeBMixedLoRAApply")["strength"] = 1.0000001  # sampled anew
+    after = result(graph, server.run(graph)[0])
+    assert (after - before).abs().max() <= 1
+
+
+def test_a_bad_file_is_refused_when_queued(server, graph):
+    from comfy_server import PromptError
+
+    good = (server.base / "models" / "lorweb" / "standin-basis.safetensors").read_bytes()
+    (server.base / "models" / "lorweb" / "cut.safetensors").write_bytes(good[: len(good) // 2])
+    node(graph, "LoRWeBBasisLoader")["basis_name"] = "cut.safetensors"
+    with pytest.raises(PromptError, match=r"cut\.safetensors is damaged"):
+        server.run(graph)

@@ -1,0 +1,259 @@
+"""Measures the README's figures: `python tools/benchmark.py`. Ratios compare two things timed in turn, in one run.
+
+Needs a ComfyUI, 6 GB of memory and 2 GB of disk. The basis has the published geometry, with random values; the sampling
+step runs one double and two single blocks of FLUX.1's width in bfloat16 on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from environment import HOW_TO_GIVE_A_COMFYUI, find_host
+
+ROWS: list[tuple[str, str, str, str]] = []
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--in"]:
+        run(Path(sys.argv[2]))
+        return
+    host = find_host()
+    if host is None:
+        sys.exit(f"The benchmark compares with the host's own LoRA: {HOW_TO_GIVE_A_COMFYUI}.")
+    comfyui, python = host
+    sys.exit(subprocess.run([python, __file__, "--in", str(comfyui)], env=os.environ).returncode)
+
+
+def run(comfyui: Path) -> None:
+    import standins
+    import torch
+    from host_process import load_pack
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as base, torch.inference_mode():
+        host = load_pack(comfyui, Path(base))
+        path = Path(base, "full.safetensors")
+        weights = standins.basis(standins.block_linears(3072, 19, 38), n=32, rank=4, keys=128, query=2304)
+        values = sum(t.numel() for t in weights.values())
+        save_file(weights, path)
+        del weights
+        measure_loading(host, path)
+        mixture = measure_further_analogy(host, path)
+        measure_patching(host, mixture)
+        measure_step(host, path.with_name("blocks.safetensors"))
+    import comfyui_version
+
+    cores = torch.get_num_threads()
+    print(f"\nBasis of {values:,} values. {cores} threads of {cpu_name()}, torch {torch.__version__}, ", end="")
+    print(f"ComfyUI {comfyui_version.__version__}.\n")
+    print("| | this pack | compared with | ratio |\n| --- | --- | --- | --- |")
+    for row in ROWS:
+        print("| " + " | ".join(row) + " |")
+
+
+def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], label: str, runs: int = 15) -> None:
+    """Time two things in turn; the ratio is the median of the pairs' ratios, with its quartiles."""
+    ours(), theirs()
+    pairs = [(timed(ours), timed(theirs)) for _ in range(runs)]
+    mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+    low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
+    row = (name, seconds(mine), f"{seconds(other)} {label}", f"{middle:.2f} × ({low:.2f}–{high:.2f})")
+    ROWS.append(row)
+    print("  ".join(row), flush=True)
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    kept = work()  # freed outside the time
+    took = time.perf_counter() - start
+    del kept
+    return took
+
+
+def measure_loading(host, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    before = own_memory()
+    basis = host.core.load_basis(path)
+    ROWS.append(("Load: memory beside the mapped file", megabytes(own_memory() - before), "", ""))
+    tensors = load_file(path)
+
+    def check() -> None:
+        host.basis._finite.clear()
+        basis.check_values()
+
+    compare(
+        "Load, all checks but values", lambda: host.core.load_basis(path), lambda: load_file(path), "load_file", runs=41
+    )
+    compare("Check all values", check, lambda: [t.sum() for t in tensors.values()], "a plain sum over them", runs=9)
+
+
+def measure_further_analogy(host, path: Path):
+    """Route and hand over, against folding the mixture into ordinary LoRA tensors first."""
+    import comfy.lora
+    import torch
+    from comfy.weight_adapter import LoRAAdapter
+    from host_process import FLUX_1, build_model
+
+    basis = host.core.load_basis(path)
+    model = build_model("Flux", FLUX_1)
+
+    def ours():
+        return host.apply.apply_mixture(model, basis.route(torch.randn(1, 3, 768)))
+
+    def folded():
+        mixture = basis.route(torch.randn(1, 3, 768))
+        keys = comfy.lora.model_lora_keys_unet(model.model, {})
+        patches = {}
+        for name, layer in basis.layers.items():
+            up = layer.B.flatten(0, 1).T.contiguous()
+            down = (layer.A * mixture.coefficients[name].half()[:, None, None]).mT.flatten(0, 1)
+            patches[keys[name]] = LoRAAdapter(set(), (up, down, None, None, None, None))
+        patched = model.clone()
+        patched.add_patches(patches)
+        return patched
+
+    compare("A further analogy: route and hand over", ours, folded, "folded into LoRA tensors first", runs=9)
+    memory = []
+    for work, count in ((ours, 10), (folded, 1)):
+        before, kept = own_memory(), [work() for _ in range(count)]
+        memory.append((own_memory() - before) / count)
+        del kept
+    ROWS.append(
+        (
+            "A further analogy: memory",
+            megabytes(memory[0]),
+            f"{megabytes(memory[1])} folded first",
+            f"{memory[0] / memory[1]:.4f} ×",
+        )
+    )
+    print("  ".join(ROWS[-1]), flush=True)
+    return basis.route(torch.randn(1, 3, 768))
+
+
+def measure_patching(host, mixture) -> None:
+    """The host's patching of one double and one single block, against an ordinary LoRA of rank N·r."""
+    import comfy.lora
+    import torch
+    from comfy.weight_adapter import LoRAAdapter
+
+    layers = {
+        name: layer
+        for name, layer in mixture.basis.layers.items()
+        if name.startswith(("transformer.transformer_blocks.0.", "transformer.single_transformer_blocks.0."))
+    }
+    patches, weights = {"ours": {}, "lora": {}}, {}
+    for name, layer in layers.items():
+        n, fan_in, rank = layer.A.shape
+        fan_out = layer.B.shape[2]
+        weights[name] = torch.zeros(fan_out, fan_in)
+        ours = host.apply.MixedLoRAAdapter(set(), (layer.A, layer.B, mixture.coefficients[name], layer.scale))
+        up, down = torch.randn(fan_out, n * rank).half(), torch.randn(n * rank, fan_in).half()
+        lora = LoRAAdapter(set(), (up, down, None, None, None, None))
+        for kind, adapter in (("ours", ours), ("lora", lora)):
+            patches[kind][name] = [(1.0, adapter, 1.0, None, None)]
+
+    def patch(kind: str) -> Callable[[], None]:
+        def work() -> None:
+            for name, weight in weights.items():
+                comfy.lora.calculate_weight(patches[kind][name], weight, name)
+
+        return work
+
+    compare("Patch a double and a single block", patch("ours"), patch("lora"), "ordinary LoRA of rank 128", runs=9)
+
+
+def measure_step(host, path: Path) -> None:
+    """One call of the model, with the mixture merged, as the base model, and in the published form."""
+    import comfy.model_management
+    import standins
+    import torch
+    from host_process import FLUX_1, build_model
+    from safetensors.torch import save_file
+
+    save_file(standins.basis(standins.block_linears(3072, 1, 2), n=32, rank=4, keys=128, query=2304), path)
+    basis, query = host.core.load_basis(path), torch.randn(1, 3, 768)
+    config = {**FLUX_1, "depth": 1, "depth_single_blocks": 2}
+    base, merged = (build_model("Flux", config, "cpu", torch.bfloat16) for _ in range(2))
+    for model in (base, merged):
+        for parameter in model.model.parameters():
+            parameter.data.normal_(0, 0.02)
+    merged = host.apply.apply_mixture(merged, basis.route(query))
+    comfy.model_management.load_models_gpu([base, merged])
+
+    latent = torch.randn(1, 16, 32, 32, dtype=torch.bfloat16)
+    text = torch.randn(1, 128, 4096, dtype=torch.bfloat16)
+    pooled = torch.randn(1, 768, dtype=torch.bfloat16)
+
+    def step(model) -> Callable[[], object]:
+        guidance, time_ = torch.tensor([2.5]), torch.tensor([0.6])
+        return lambda: model.model.diffusion_model(latent, time_, text, pooled, guidance, ref_latents=[latent])
+
+    compare("A sampling step", step(merged), step(base), "base model's step", runs=9)
+    hooks = in_published_form(host, base, basis, query)
+    compare("The same step", step(merged), step(base), "published form: routed and added in every layer", runs=9)
+    for hook in hooks:
+        hook.remove()
+
+
+def in_published_form(host, model, basis, query) -> list:
+    """Forward hooks that route and add the mixture in every layer at every step (design, section 1)."""
+    import comfy.utils
+    import torch
+
+    hooks = []
+    query = query.flatten().bfloat16()
+    for name, key in host.apply._host_keys(model, basis).items():
+        weight, (_, start, size) = key if isinstance(key, tuple) else (key, (0, 0, None))
+        linear = comfy.utils.get_attr(model.model, weight.removesuffix(".weight"))
+        layer = basis.layers[name]
+        A, B, keys, projection = (t.bfloat16() for t in (layer.A, layer.B, layer.keys, layer.projection))
+
+        def add(module, inputs, output, A=A, B=B, keys=keys, projection=projection, start=start, size=size):
+            coefficients = (keys @ (projection @ query) / keys.shape[1] ** 0.5).softmax(0)
+            hidden = torch.einsum("...i,nir->...nr", inputs[0], A) * coefficients[:, None]
+            added = torch.einsum("...nr,nro->...o", hidden, B)
+            output[..., start : start + (size or output.shape[-1])] += added
+            return output
+
+        hooks.append(linear.register_forward_hook(add))
+    return hooks
+
+
+def own_memory() -> int:
+    """Bytes that belong to this process alone: not those of mapped files. Linux only, else 0."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("RssAnon:")]
+    return int(line.split()[1]) * 1024
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if (info.exists())
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
+def seconds(value: float) -> str:
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def megabytes(value: float) -> str:
+    return f"{value / 2**20:.1f} MB"
+
+
+if __name__ == "__main__":
+    main()
