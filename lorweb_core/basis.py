@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +23,7 @@ Progress = Callable[[int, int], None]
 _finite: set[FileIdentity] = set()
 
 
-@dataclass(frozen=True)
-class BasisLayer:
+class BasisLayer(NamedTuple):
     """The basis of one Linear layer, in the file's dtype."""
 
     A: Tensor
@@ -34,8 +34,8 @@ class BasisLayer:
     """(N, D)"""
     projection: Tensor
     """W_q, (D, Q)"""
-    scale: float
-    """alpha / r where the file has an alpha, else 1."""
+    scale: float = 1.0
+    """alpha / r where the file has an alpha."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,20 +118,27 @@ def load_basis(path: str | Path, config: str | Path | None = None) -> LoRABasis:
     settings = read_config(config) if config else BasisConfig()
     layers = {name: _layer(path.name, name, parts) for name, parts in tensors.items()}
     _check_geometry(path.name, layers, settings, config.name if config else None)
+    for name, parts in tensors.items():
+        if "alpha" in parts:
+            layers[name] = layers[name]._replace(scale=_scale(path.name, name, parts))
     return LoRABasis(layers, settings, file_identity(path))
 
 
 def _layer(file: str, name: str, parts: LayerTensors) -> BasisLayer:
-    alpha = parts.get("alpha")
     try:
-        A = parts["A"]
-        scale = 1.0 if alpha is None else float(alpha) / A.shape[-1]
-        return BasisLayer(A, parts["B"], parts["keys"], parts["projection"], scale)
+        return BasisLayer(parts["A"], parts["B"], parts["keys"], parts["projection"])
     except KeyError as missing:
         raise LoRWebError(
             f"{file}: layer {name} has no {_SPELLED[missing.args[0]]}. The file is incomplete: download it again, "
             "or save it with all four tensors of every layer."
         ) from None
+
+
+def _scale(file: str, name: str, parts: LayerTensors) -> float:
+    alpha = parts["alpha"]
+    if alpha.numel() != 1 or not alpha.isfinite():
+        raise LoRWebError(f"{file}: alpha of layer {name} is {alpha.tolist()}; expected one finite number.")
+    return float(alpha) / parts["A"].shape[-1]
 
 
 _SPELLED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
@@ -140,9 +147,9 @@ _SPELLED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "at
 def _check_geometry(file: str, layers: dict[str, BasisLayer], config: BasisConfig, config_file: str | None) -> None:
     """Check each distinct geometry once: hundreds of layers share a handful."""
     geometries: dict[tuple, str] = {}
-    for name, layer in layers.items():
-        tensors = (layer.A, layer.B, layer.keys, layer.projection)
-        geometries.setdefault((*(t.shape for t in tensors), *(t.dtype for t in tensors)), name)
+    for name, (A, B, keys, projection, _) in layers.items():
+        shapes = (A.shape, B.shape, keys.shape, projection.shape)
+        geometries.setdefault((*shapes, A.dtype, B.dtype, keys.dtype, projection.dtype), name)
 
     first: tuple[str, tuple[int, int, int]] | None = None
     for (A, B, keys, projection, *dtypes), name in geometries.items():

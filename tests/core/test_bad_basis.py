@@ -105,6 +105,11 @@ def test_sizes_that_disagree(weights, save, part, shape, words):
     refused(save(weights), LAYER, *words)
 
 
+@pytest.mark.parametrize("alpha", [torch.tensor(torch.nan), torch.tensor([1.0, 2.0])])
+def test_an_alpha_that_is_no_number(weights, save, alpha):
+    refused(save({**weights, f"{LAYER}.alpha": alpha}), f"alpha of layer {LAYER}", "one finite number")
+
+
 def test_a_dtype_that_is_not_mixed_in(weights, save):
     weights[f"{LAYER}.lora_A"] = torch.zeros(4, 80, 2, dtype=torch.int8)
     refused(save(weights), LAYER, "torch.int8", "float16")
