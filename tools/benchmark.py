@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from environment import HOW_TO_GIVE_A_COMFYUI, find_host
+from environment import find_host
 
 ROWS: list[tuple[str, str, str, str]] = []
 
@@ -27,7 +27,7 @@ def main() -> None:
         return
     host = find_host()
     if host is None:
-        sys.exit(f"The benchmark compares with the host's own LoRA: {HOW_TO_GIVE_A_COMFYUI}.")
+        sys.exit("The benchmark compares with ComfyUI's own LoRA, and needs one.")
     comfyui, python = host
     sys.exit(subprocess.run([python, __file__, "--in", str(comfyui)], env=os.environ).returncode)
 

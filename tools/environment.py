@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # One torch for everybody, so that figures and tolerances mean the same everywhere.
 TORCH = "torch==2.13.0"
+
+OLDEST = (0, 14, 1)  # as requires-comfyui in pyproject.toml
 
 HOW_TO_GIVE_A_COMFYUI = (
     "set COMFYUI_PATH to a ComfyUI folder (0.14.1 or newer), and COMFYUI_PYTHON to its Python if that is not in its "
@@ -58,6 +61,9 @@ def find_host() -> tuple[Path, str] | None:
     if comfyui is None:
         print(f"No ComfyUI found; to use one, {HOW_TO_GIVE_A_COMFYUI}.", flush=True)
         return None
+    if _version(comfyui) < OLDEST:
+        print(f"The ComfyUI in {comfyui} is too old; to use another, {HOW_TO_GIVE_A_COMFYUI}.", flush=True)
+        return None
     candidates = [
         *([Path(os.environ["COMFYUI_PYTHON"])] if "COMFYUI_PYTHON" in os.environ else []),
         _python_in(comfyui / ".venv"),
@@ -71,6 +77,13 @@ def find_host() -> tuple[Path, str] | None:
             return comfyui, str(python)
     print(f"{comfyui} has no Python that runs it; {HOW_TO_GIVE_A_COMFYUI}.", flush=True)
     return None
+
+
+def _version(comfyui: Path) -> tuple[int, ...]:
+    """From comfyui_version.py, which ComfyUI has since 0.3."""
+    file = comfyui / "comfyui_version.py"
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", file.read_text("utf-8")) if file.is_file() else None
+    return tuple(map(int, found.groups())) if found else (0,)
 
 
 def _python_in(environment: Path) -> Path:
