@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checkpoint import FileIdentity, LayerTensors, file_identity, read_checkpoint
+from .checkpoint import BasisLayer, FileIdentity, file_identity, read_checkpoint
 from .config import BasisConfig, find_config, read_config
 from .errors import LoRWebError
 from .mixture import Mixture
@@ -21,21 +20,6 @@ Progress = Callable[[int, int], None]
 
 # Files whose values were read and found finite, in this process.
 _finite: set[FileIdentity] = set()
-
-
-class BasisLayer(NamedTuple):
-    """The basis of one Linear layer, in the file's dtype."""
-
-    A: Tensor
-    """(N, in, r)"""
-    B: Tensor
-    """(N, r, out)"""
-    keys: Tensor
-    """(N, D)"""
-    projection: Tensor
-    """W_q, (D, Q)"""
-    scale: float = 1.0
-    """alpha / r where the file has an alpha."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,79 +97,28 @@ def load_basis(path: str | Path, config: str | Path | None = None) -> LoRABasis:
     one the released settings. Raises LoRWebError, naming file and layer, if the two do not make a basis.
     """
     path = Path(path)
-    tensors = read_checkpoint(path)
+    layers = read_checkpoint(path)
     config = find_config(path) if config is None else Path(config)
     settings = read_config(config) if config else BasisConfig()
-    layers = {name: _layer(path.name, name, parts) for name, parts in tensors.items()}
-    _check_geometry(path.name, layers, settings, config.name if config else None)
-    for name, parts in tensors.items():
-        if "alpha" in parts:
-            layers[name] = layers[name]._replace(scale=_scale(path.name, name, parts))
+    if config:
+        _check_agreement(path.name, layers, config.name, settings)
     return LoRABasis(layers, settings, file_identity(path))
 
 
-def _layer(file: str, name: str, parts: LayerTensors) -> BasisLayer:
-    try:
-        return BasisLayer(parts["A"], parts["B"], parts["keys"], parts["projection"])
-    except KeyError as missing:
+def _check_agreement(file: str, layers: dict[str, BasisLayer], config_file: str, config: BasisConfig) -> None:
+    """Sizes that the config names must be the checkpoint's: N and D, which all layers share, and each layer's r."""
+    first = next(iter(layers))
+    loras_num, keys_dim = layers[first].keys.shape
+    ranks = (("linear", name, layer.A.shape[2]) for name, layer in layers.items())
+    for key, name, size in (("loras_num", first, loras_num), ("lora_keys_dim", first, keys_dim), *ranks):
+        told = getattr(config, key)
+        if told not in (None, size):
+            raise LoRWebError(
+                f"{config_file} says {key}: {told}, but {file}: layer {name} has {size}. It is another training's "
+                "config: choose the one saved with this checkpoint, or move it away to have sizes read from tensors."
+            )
+    if keys_dim % config.lora_heads:
         raise LoRWebError(
-            f"{file}: layer {name} has no {_SPELLED[missing.args[0]]}. The file is incomplete: download it again, "
-            "or save it with all four tensors of every layer."
-        ) from None
-
-
-def _scale(file: str, name: str, parts: LayerTensors) -> float:
-    alpha = parts["alpha"]
-    if alpha.numel() != 1 or not alpha.isfinite():
-        raise LoRWebError(f"{file}: alpha of layer {name} is {alpha.tolist()}; expected one finite number.")
-    return float(alpha) / parts["A"].shape[-1]
-
-
-_SPELLED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
-
-
-def _check_geometry(file: str, layers: dict[str, BasisLayer], config: BasisConfig, config_file: str | None) -> None:
-    """Check each distinct geometry once: hundreds of layers share a handful."""
-    geometries: dict[tuple, str] = {}
-    for name, (A, B, keys, projection, _) in layers.items():
-        shapes = (A.shape, B.shape, keys.shape, projection.shape)
-        geometries.setdefault((*shapes, A.dtype, B.dtype, keys.dtype, projection.dtype), name)
-
-    first: tuple[str, tuple[int, int, int]] | None = None
-    for (A, B, keys, projection, *dtypes), name in geometries.items():
-        where = f"{file}: layer {name}"
-        for dtype in dtypes:
-            if not dtype.is_floating_point or dtype.itemsize < 2:
-                raise LoRWebError(f"{where} is stored as {dtype}; expected float16, bfloat16 or float32.")
-        if (len(A), len(B), len(keys), len(projection)) != (3, 3, 2, 2) or 0 in (*A, *B, *keys, *projection):
-            raise LoRWebError(
-                f"{where} has the shapes A {tuple(A)}, B {tuple(B)}, keys {tuple(keys)}, att_lora_to_q "
-                f"{tuple(projection)}; expected A (N, in, r), B (N, r, out), keys (N, D), att_lora_to_q (D, Q)."
-            )
-        for symbol, sizes in {
-            "N, the number of LoRAs,": {"A": A[0], "B": B[0], "lora_keys": keys[0]},
-            "r, the rank,": {"A": A[2], "B": B[1]},
-            "D, the width of the keys,": {"lora_keys": keys[1], "att_lora_to_q": projection[0]},
-        }.items():
-            if len(set(sizes.values())) > 1:
-                listed = ", ".join(f"{size} in {tensor}" for tensor, size in sizes.items())
-                raise LoRWebError(f"{where}: {symbol} disagrees: {listed}.")
-        shared = (A[0], *projection)
-        first = first or (name, shared)
-        if shared != first[1]:
-            raise LoRWebError(
-                f"{where} has N, D, Q = {shared} but layer {first[0]} has {first[1]}; one query routes all layers, "
-                "so these must agree."
-            )
-        for key, size in {"linear": A[2], "loras_num": A[0], "lora_keys_dim": keys[1]}.items():
-            told = getattr(config, key)
-            if told not in (None, size):
-                raise LoRWebError(
-                    f"{config_file} says {key}: {told}, but {where} has {size}. It is another training's config: "
-                    "choose the one saved with this checkpoint, or move it away to have sizes read from the tensors."
-                )
-        if keys[1] % config.lora_heads:
-            raise LoRWebError(
-                f"{config_file} says lora_heads: {config.lora_heads}, but the keys of {where} are {keys[1]} wide, "
-                "which these heads do not divide."
-            )
+            f"{config_file} says lora_heads: {config.lora_heads}, but the keys of {file} are {keys_dim} wide, which "
+            "these heads do not divide."
+        )

@@ -1,16 +1,32 @@
-"""A LoRWeB file on disk → its tensors by layer. Knows names and shapes, no method."""
+"""A LoRWeB file on disk → its layers, checked. Knows names and shapes, not the method."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import LoRWebError
+
+
+class BasisLayer(NamedTuple):
+    """The basis of one Linear layer, in the file's dtype."""
+
+    A: Tensor
+    """(N, in, r)"""
+    B: Tensor
+    """(N, r, out)"""
+    keys: Tensor
+    """(N, D)"""
+    projection: Tensor
+    """W_q, (D, Q)"""
+    scale: float = 1.0
+    """alpha / r where the file has an alpha."""
+
 
 # Last part of a tensor's name (a final ".weight" apart) → what it is. Other trainers spell A and B their way.
 ROLES = {
@@ -22,6 +38,7 @@ ROLES = {
     "att_lora_to_q": "projection",
     "alpha": "alpha",
 }
+_PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
 
 LayerTensors = dict[str, Tensor]
 FileIdentity = tuple[str, int, int]
@@ -30,32 +47,38 @@ FileIdentity = tuple[str, int, int]
 def file_identity(path: str | Path) -> FileIdentity:
     """Path, size in bytes and time of change in ns: differs once a file was replaced."""
     stat = os.stat(path)
-    return os.path.realpath(path), stat.st_size, stat.st_mtime_ns
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
 
 
-def read_checkpoint(path: str | Path) -> dict[str, LayerTensors]:
-    """Memory-map a LoRWeB file: layer name → role → tensor, in the file's dtype; no value is read yet.
+def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
+    """Memory-map a LoRWeB file: layer name → its tensors, in the file's dtype. No value is read, but for alphas.
 
-    Raises LoRWebError if it is not a readable safetensors file or holds tensors of another kind.
+    Raises LoRWebError, naming file and layer, if it is no safetensors file, holds tensors of another kind, or if a
+    layer's tensors are incomplete or disagree.
     """
     path = Path(path)
     _check_container(path)
-    layers: dict[str, LayerTensors] = {}
-    unknown: list[str] = []
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise LoRWebError(
             f"{path.name} is damaged: {error}. Download it again and compare its size with the source's."
         ) from error
+    parts: dict[str, LayerTensors] = {}
+    unknown: list[str] = []
     for key, tensor in tensors.items():
         layer, _, kind = key.removesuffix(".weight").rpartition(".")
         role = ROLES.get(kind)
         if role is None:
             unknown.append(key)
         else:
-            layers.setdefault(layer, {})[role] = tensor
-    _check_kind(path, layers, unknown)
+            parts.setdefault(layer, {})[role] = tensor
+    _check_kind(path.name, parts, unknown)
+    layers = {name: _layer(path.name, name, tensors) for name, tensors in parts.items()}
+    _check_geometry(path.name, layers)
+    for name, tensors in parts.items():
+        if "alpha" in tensors:
+            layers[name] = layers[name]._replace(scale=_scale(path.name, name, tensors))
     return layers
 
 
@@ -84,16 +107,68 @@ def _check_container(path: Path) -> None:
     )
 
 
-def _check_kind(path: Path, layers: dict[str, LayerTensors], unknown: Iterable[str]) -> None:
+def _check_kind(file: str, layers: dict[str, LayerTensors], unknown: list[str]) -> None:
     if not any("keys" in tensors for tensors in layers.values()):
         if any("A" in tensors for tensors in layers.values()):
             raise LoRWebError(
-                f"{path.name} is an ordinary LoRA: it has no lora_keys to mix by. Load it with Load LoRA; "
+                f"{file} is an ordinary LoRA: it has no lora_keys to mix by. Load it with Load LoRA; "
                 "a LoRWeB basis is a file like lorweb_model.safetensors."
             )
-        raise LoRWebError(f"{path.name} is not a LoRWeB basis: no layer in it has lora_A, lora_B and lora_keys.")
+        raise LoRWebError(f"{file} is not a LoRWeB basis: no layer in it has lora_A, lora_B and lora_keys.")
     if unknown:
         raise LoRWebError(
-            f"{path.name} holds {len(unknown)} tensors that a LoRWeB basis does not have, {unknown[0]} among them. "
+            f"{file} holds {len(unknown)} tensors that a LoRWeB basis does not have, {unknown[0]} among them. "
             f"Known are those ending in: {', '.join(ROLES)}."
         )
+
+
+def _layer(file: str, name: str, parts: LayerTensors) -> BasisLayer:
+    try:
+        return BasisLayer(parts["A"], parts["B"], parts["keys"], parts["projection"])
+    except KeyError as missing:
+        raise LoRWebError(
+            f"{file}: layer {name} has no {_PUBLISHED[missing.args[0]]}. The file is incomplete: download it again, "
+            "or save it with all four tensors of every layer."
+        ) from None
+
+
+def _scale(file: str, name: str, parts: LayerTensors) -> float:
+    alpha = parts["alpha"]
+    if alpha.numel() != 1 or not alpha.isfinite():
+        raise LoRWebError(f"{file}: alpha of layer {name} is {alpha.tolist()}; expected one finite number.")
+    return float(alpha) / parts["A"].shape[-1]
+
+
+def _check_geometry(file: str, layers: dict[str, BasisLayer]) -> None:
+    """Check each distinct geometry once: hundreds of layers share a handful."""
+    geometries: dict[tuple, str] = {}
+    for name, (A, B, keys, projection, _) in layers.items():
+        shapes = (A.shape, B.shape, keys.shape, projection.shape)
+        geometries.setdefault((*shapes, A.dtype, B.dtype, keys.dtype, projection.dtype), name)
+
+    first: tuple[str, tuple[int, int, int]] | None = None
+    for (A, B, keys, projection, *dtypes), name in geometries.items():
+        where = f"{file}: layer {name}"
+        for dtype in dtypes:
+            if not dtype.is_floating_point or dtype.itemsize < 2:
+                raise LoRWebError(f"{where} is stored as {dtype}; expected float16, bfloat16 or float32.")
+        if (len(A), len(B), len(keys), len(projection)) != (3, 3, 2, 2) or 0 in (*A, *B, *keys, *projection):
+            raise LoRWebError(
+                f"{where} has the shapes A {tuple(A)}, B {tuple(B)}, keys {tuple(keys)}, att_lora_to_q "
+                f"{tuple(projection)}; expected A (N, in, r), B (N, r, out), keys (N, D), att_lora_to_q (D, Q)."
+            )
+        for symbol, sizes in {
+            "N, the number of LoRAs,": {"A": A[0], "B": B[0], "lora_keys": keys[0]},
+            "r, the rank,": {"A": A[2], "B": B[1]},
+            "D, the width of the keys,": {"lora_keys": keys[1], "att_lora_to_q": projection[0]},
+        }.items():
+            if len(set(sizes.values())) > 1:
+                listed = ", ".join(f"{size} in {tensor}" for tensor, size in sizes.items())
+                raise LoRWebError(f"{where}: {symbol} disagrees: {listed}.")
+        shared = (A[0], *projection)
+        first = first or (name, shared)
+        if shared != first[1]:
+            raise LoRWebError(
+                f"{where} has N, D, Q = {shared} but layer {first[0]} has {first[1]}; one query routes all layers, "
+                "so these must agree."
+            )

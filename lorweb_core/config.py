@@ -11,6 +11,9 @@ import yaml
 from .errors import LoRWebError
 from .query import ENCODERS, QUERY_MODES
 
+# The same loader in C, ten times as fast, where PyYAML was built with it.
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 @dataclass(frozen=True)
 class BasisConfig:
@@ -63,7 +66,7 @@ def read_config(path: str | Path) -> BasisConfig:
     """
     path = Path(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML)
         network = document["config"]["process"][0]["network"]
         given = {"linear": network.get("linear"), **network.get("network_kwargs", {})}
     except OSError as error:
