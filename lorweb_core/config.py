@@ -68,7 +68,7 @@ def read_config(path: str | Path) -> BasisConfig:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML)
         network = document["config"]["process"][0]["network"]
-        given = {"linear": network.get("linear"), **network.get("network_kwargs", {})}
+        given = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
     except OSError as error:
         raise LoRWebError(f"{path.name}: the config cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
