@@ -1,7 +1,7 @@
 """An analogy from end to end on a CPU: `python tools/demo.py`. Makes its own environment, weights and pictures.
 
-In ComfyUI where there is one, else through diffusers. The weights are small random stand-ins: the picture shows the
-pipeline at work, not an edit.
+In ComfyUI where there is one, else through diffusers. The weights are small stand-ins: a model set by hand that paints
+what its reference shows, and a random basis that tints it. The picture shows the pipeline at work, not an edit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def in_comfyui() -> None:
     graph = standins.for_standins(WORKFLOW, MEGAPIXELS, STEPS)
     kinds = {key: node["class_type"] for key, node in graph.items()}
     with tempfile.TemporaryDirectory() as base:
-        print("Making small stand-in weights (random: they do not edit) …", flush=True)
+        print("Making small stand-in weights (set by hand, with a random basis: no edit) …", flush=True)
         standins.comfy_models(Path(base, "models"))
         standins.save_pictures(Path(base, "input"))
         print(f"Starting {comfyui} …", flush=True)
@@ -66,12 +66,11 @@ def in_diffusers() -> None:
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as base:
-        print("Making small stand-in weights (random: they do not edit) …", flush=True)
+        print("Making small stand-in weights (set by hand, with a random basis: no edit) …", flush=True)
         folder = Path(base)
         standins_diffusers.make_pipeline(folder / "kontext")
         standins.image_encoder(folder / "encoder", standins.QUERY_WIDTH)
-        blocks = standins.block_linears(standins.HEAD, 2, 2)
-        save_file(standins.basis(blocks, 4, 2, 16, 3 * standins.QUERY_WIDTH), folder / "basis.safetensors")
+        save_file(standins.demo_basis(), folder / "basis.safetensors")
         standins.save_pictures(folder)
         # fmt: off
         command = [
@@ -97,7 +96,7 @@ def show(triplet: Path, result: Path) -> None:
     for column, (name, path) in enumerate(names.items()):
         draw.text((20 + 276 * column, 8), name, fill="black", font_size=18)
         sheet.paste(Image.open(path).convert("RGB").resize((256, 256)), (20 + 276 * column, 36))
-    note = "Random stand-in weights: the pipeline at work, not an edit. With the real files b' is b, edited as a was."
+    note = "Stand-in weights, which copy b and tint it: the pipeline at work, not an edit as the real files make it."
     draw.text((20, 302), note, fill="black", font_size=16)
     sheet.save(OUTPUT / "analogy.png")
     print(f"Done: {OUTPUT / 'analogy.png'} shows the four pictures, b_prime.png beside it is the result.", flush=True)

@@ -1,4 +1,4 @@
-"""Small stand-in weights with the layouts of the real ones: random, they make the pipeline run, not an edit.
+"""Small stand-in weights with the layouts of the real ones: they show the pipeline at work, not an edit.
 
 Everything is seeded. `comfy_models` fills a models folder that ComfyUI's stock loaders read.
 """
@@ -15,33 +15,73 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 HEAD = 128  # FLUX's head size, which hosts take for granted
+HIDDEN = 3 * HEAD
+TOKEN = 64  # a patch of 2 × 2 latents of 16 channels
 
 
-def flux(hidden: int, doubles: int, singles: int, text: int, pooled: int, seed: int = 0) -> Weights:
-    """A FLUX.1 with guidance in diffusers' layout, float32."""
+def flux(doubles: int, singles: int, text: int, pooled: int, seed: int = 0) -> Weights:
+    """A FLUX.1 with guidance in diffusers' layout, float32, set by hand: it paints what its reference shows.
+
+    The hidden state holds a token's own content, its reference's, both also negated so that their mean is 0, and large
+    constants, beside which LayerNorm is linear. The first double block's attention finds, through the rotary position
+    embedding alone, the reference token at the same place; all other blocks are switched off by their gates. The
+    velocity pulls the noise towards the reference. What a mixture of LoRAs adds to any layer shows in the picture.
+    """
     generator = torch.Generator().manual_seed(seed)
     weights: Weights = {}
+    own, own_negated, reference, reference_negated = (slice(i * TOKEN, (i + 1) * TOKEN) for i in range(4))
+    constants, size = slice(4 * TOKEN, HIDDEN), 30.0
+    normed = size * (HEAD / HIDDEN) ** 0.5  # LayerNorm divides by this
+    same = torch.eye(TOKEN)
 
-    def linear(name: str, fan_in: int, fan_out: int) -> None:
-        weights[f"{name}.weight"] = torch.randn(fan_out, fan_in, generator=generator) * fan_in**-0.5
-        weights[f"{name}.bias"] = torch.randn(fan_out, generator=generator) * 0.02
+    def linear(name: str, fan_in: int, fan_out: int, std: float = 0.0) -> tuple[Tensor, Tensor]:
+        weights[f"{name}.weight"] = torch.randn(fan_out, fan_in, generator=generator) * std
+        weights[f"{name}.bias"] = torch.zeros(fan_out)
+        return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
-    def norms(block: str, *names: str) -> None:
-        for name in names:
-            weights[f"{block}.attn.{name}.weight"] = torch.ones(HEAD)
-
-    linear("x_embedder", 64, hidden)
-    linear("context_embedder", text, hidden)
+    weight, bias = linear("x_embedder", TOKEN, HIDDEN)
+    weight[own], weight[own_negated] = same, -same
+    bias[constants] = torch.tensor([size, -size]).repeat(HEAD // 2)
+    linear("context_embedder", text, HIDDEN, std=text**-0.5)
     for name, width in {"timestep_embedder": 256, "guidance_embedder": 256, "text_embedder": pooled}.items():
-        linear(f"time_text_embed.{name}.linear_1", width, hidden)
-        linear(f"time_text_embed.{name}.linear_2", hidden, hidden)
-    for block, layers in block_linears(hidden, doubles, singles).items():
+        linear(f"time_text_embed.{name}.linear_1", width, HIDDEN, std=width**-0.5)
+        linear(f"time_text_embed.{name}.linear_2", HIDDEN, HIDDEN, std=HIDDEN**-0.5)
+    for block, layers in block_linears(HIDDEN, doubles, singles).items():
         for name, (fan_in, fan_out) in layers.items():
             linear(f"{block}.{name}", fan_in, fan_out)
-        norms(block, "norm_q", "norm_k", *(() if block.startswith("single") else ("norm_added_q", "norm_added_k")))
-    linear("norm_out.linear", hidden, 2 * hidden)
-    linear("proj_out", hidden, 64)
+        for name in ("norm_q", "norm_k", *(() if block.startswith("single") else ("norm_added_q", "norm_added_k"))):
+            weights[f"{block}.attn.{name}.weight"] = torch.ones(HEAD)
+    linear("norm_out.linear", HIDDEN, 2 * HIDDEN)
+
+    first = "transformer_blocks.0"
+    gate_of_attention = slice(2 * HIDDEN, 3 * HIDDEN)
+    weights[f"{first}.norm1.linear.bias"][gate_of_attention] = 1.0
+    query, key, sharpness = _same_place_in_the_reference()
+    for name, vector in {"q": query, "k": key}.items():
+        weights[f"{first}.attn.to_{name}.bias"][:] = vector.repeat(HIDDEN // HEAD)
+        weights[f"{first}.attn.norm_{name}.weight"][:] = sharpness
+    weights[f"{first}.attn.to_v.weight"][:TOKEN, own] = normed * same
+    weights[f"{first}.attn.to_out.0.weight"][reference, :TOKEN] = same
+    weights[f"{first}.attn.to_out.0.weight"][reference_negated, :TOKEN] = -same
+
+    weight, _ = linear("proj_out", HIDDEN, TOKEN)
+    weight[:, own], weight[:, reference] = 4 * normed * same, -4 * normed * same
     return weights
+
+
+def _same_place_in_the_reference() -> tuple[Tensor, Tensor, Tensor]:
+    """A query, a key and the scale of both, (128,): their product is largest at (index + 1, same row, same column).
+
+    FLUX turns pair i of an axis by its position times 10000^(-2i / width); axes are index 16, row 56, column 56 wide.
+    """
+    pairs, scales = [], []
+    for width, ahead, sharpness in ((16, 1, 90.0), (56, 0, 45.0), (56, 0, 45.0)):
+        angles = ahead * 10000.0 ** (-torch.arange(0, width, 2) / width)
+        pairs.append(torch.stack([angles.cos(), angles.sin()], -1))
+        scales.append(torch.full((width,), sharpness**0.5))
+    query = torch.cat(pairs).flatten()
+    key = torch.tensor([1.0, 0.0]).repeat(HEAD // 2)
+    return query, key, torch.cat(scales)
 
 
 def block_linears(hidden: int, doubles: int, singles: int) -> dict[str, dict[str, tuple[int, int]]]:
@@ -67,9 +107,15 @@ def block_linears(hidden: int, doubles: int, singles: int) -> dict[str, dict[str
 
 
 def basis(
-    blocks: dict[str, dict[str, tuple[int, int]]], n: int, rank: int, keys: int, query: int, seed: int = 0
+    blocks: dict[str, dict[str, tuple[int, int]]],
+    n: int,
+    rank: int,
+    keys: int,
+    query: int,
+    strength: float = 0.3,
+    seed: int = 0,
 ) -> Weights:
-    """A LoRWeB checkpoint in the published layout, float16."""
+    """A LoRWeB checkpoint in the published layout, float16; `strength` is the standard deviation of B."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, std: float) -> Tensor:
@@ -80,7 +126,7 @@ def basis(
         for name, (fan_in, fan_out) in layers.items():
             layer = f"transformer.{block}.{name}"
             weights[f"{layer}.lora_A"] = normal(n, fan_in, rank, std=fan_in**-0.5)
-            weights[f"{layer}.lora_B"] = normal(n, rank, fan_out, std=0.3)
+            weights[f"{layer}.lora_B"] = normal(n, rank, fan_out, std=strength)
             weights[f"{layer}.lora_keys"] = normal(n, keys, std=1.0)
             weights[f"{layer}.att_lora_to_q.weight"] = normal(keys, query, std=query**-0.5)
     return weights
@@ -207,12 +253,16 @@ def save_pictures(folder: Path) -> None:
 QUERY_WIDTH = 24
 
 
+def demo_basis() -> Weights:
+    """For the model of `flux(2, 2, …)` and the encoder of `image_encoder(…, QUERY_WIDTH)`: a tint, not an edit."""
+    return basis(block_linears(HIDDEN, 2, 2), n=4, rank=2, keys=16, query=3 * QUERY_WIDTH, strength=0.01)
+
+
 def comfy_models(folder: Path) -> None:
     """Stand-ins for every file of workflows/visual_analogy.json, under the names that `for_standins` puts in."""
-    blocks = block_linears(HEAD, 2, 2)
     files = {
-        "diffusion_models/standin-flux.safetensors": flux(HEAD, 2, 2, text=768, pooled=768),
-        "lorweb/standin-basis.safetensors": basis(blocks, n=4, rank=2, keys=16, query=3 * QUERY_WIDTH),
+        "diffusion_models/standin-flux.safetensors": flux(2, 2, text=768, pooled=768),
+        "lorweb/standin-basis.safetensors": demo_basis(),
         "vae/standin-taesd.safetensors": autoencoder(),
         "text_encoders/standin-clip-l.safetensors": text_encoder(),
     }

@@ -1,4 +1,4 @@
-"""Small stand-ins for what the command line loads, in the layouts it loads them from; random weights, nothing fetched.
+"""Small stand-ins for what the command line loads, in the layouts it loads them from; nothing is fetched.
 
 For tests and demos on a CPU. Needs diffusers and transformers: `pip install .[cli]`.
 """
@@ -10,8 +10,9 @@ import math
 import tempfile
 from pathlib import Path
 
+import standins
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
@@ -30,33 +31,22 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;'!?-"
 
 
 def make_pipeline(folder: str | Path, seed: int = 0) -> Path:
-    """Write a small FLUX.1-Kontext pipeline: 2 double and 2 single blocks of width 128, 16 latent channels, 8×."""
+    """Write a small FLUX.1-Kontext pipeline around the transformer and the autoencoder of `standins`."""
     torch.manual_seed(seed)
     transformer = FluxTransformer2DModel(
         in_channels=64,
         num_layers=2,
         num_single_layers=2,
-        attention_head_dim=128,
-        num_attention_heads=1,
+        attention_head_dim=standins.HEAD,
+        num_attention_heads=standins.HIDDEN // standins.HEAD,
         joint_attention_dim=TEXT_WIDTH,
         pooled_projection_dim=POOLED_WIDTH,
         guidance_embeds=True,
         axes_dims_rope=(16, 56, 56),
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 16, 16, 16),
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=1024,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        mid_block_add_attention=False,
-    )
+    transformer.load_state_dict(standins.flux(2, 2, TEXT_WIDTH, POOLED_WIDTH, seed))
+    vae = AutoencoderTiny(latent_channels=16)
+    vae.load_state_dict(_diffusers_taesd(standins.autoencoder()))
     scheduler = FlowMatchEulerDiscreteScheduler(
         shift=3.0,
         use_dynamic_shifting=True,
@@ -99,6 +89,19 @@ def make_pipeline(folder: str | Path, seed: int = 0) -> Path:
     )
     pipeline.save_pretrained(folder)
     return Path(folder)
+
+
+def _diffusers_taesd(weights: standins.Weights) -> standins.Weights:
+    """diffusers names the same layers otherwise, and its decoder begins after the clamp."""
+    renamed = {}
+    for name, tensor in weights.items():
+        coder, _, rest = name.partition(".")
+        position, _, rest = rest.partition(".")
+        if coder == "taesd_encoder":
+            renamed[f"encoder.layers.{position}.{rest}"] = tensor
+        elif coder == "taesd_decoder":
+            renamed[f"decoder.layers.{int(position) - 1}.{rest}"] = tensor
+    return renamed
 
 
 def _clip_tokenizer(scratch: Path) -> CLIPTokenizer:

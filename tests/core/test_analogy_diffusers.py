@@ -130,7 +130,7 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     standins_diffusers.make_pipeline(folder / "pipeline")
     standins.image_encoder(folder / "encoder", width=QUERY_WIDTH // 3)
-    blocks = standins.block_linears(hidden=128, doubles=2, singles=2)
+    blocks = standins.block_linears(standins.HIDDEN, doubles=2, singles=2)
     save_file(standins.basis(blocks, n=4, rank=2, keys=8, query=QUERY_WIDTH), folder / "basis.safetensors")
     for name, size, colour in (("a", (90, 60), "red"), ("a_prime", (64, 64), "blue"), ("b", (50, 70), "green")):
         Image.new("RGB", size, colour).save(folder / f"{name}.png")
@@ -174,6 +174,16 @@ def test_the_picture_depends_on_b_strength_and_seed_and_on_nothing_else(models, 
     assert pixels() == first
     for changed in ({"b": models / "a.png"}, {"strength": 0}, {"seed": 51}):
         assert pixels(**changed) != first
+
+
+def test_b_goes_through_grid_attention_and_cut_to_its_own_place(models, tmp_path):
+    """The stand-in model paints what it is shown: without a mixture b' is b, to the autoencoder's 8 pixels."""
+    scene = standins.picture(False, "tree", size=(200, 300))
+    Image.fromarray((scene * 255).byte().numpy()).save(tmp_path / "scene.png")
+    changed = {"b": tmp_path / "scene.png", "strength": 0, "steps": 6, "megapixels": 0.15}
+    assert main(command(models, tmp_path / "out.png", **changed)) == 0
+    difference = _read_image("--out", str(tmp_path / "out.png")) - scene
+    assert difference[30:-30, 30:-30].abs().mean() < 10 / 255
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])
@@ -246,7 +256,7 @@ def test_refused_bases(models, tmp_path, capfd):
     refused(models, tmp_path, capfd, "absent", basis=tmp_path / "absent.safetensors")
     refused(models, tmp_path, capfd, "a.png", basis=models / "a.png")
     refused(models, tmp_path, capfd, "not a LoRWeB training config", config=models / "encoder" / "config.json")
-    blocks = standins.block_linears(hidden=128, doubles=3, singles=2)
+    blocks = standins.block_linears(standins.HIDDEN, doubles=3, singles=2)
     weights = standins.basis(blocks, n=2, rank=2, keys=8, query=QUERY_WIDTH)
     path = tmp_path / "large.safetensors"
     save_file(weights, path)

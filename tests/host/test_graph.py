@@ -27,7 +27,7 @@ def server(comfyui, tmp_path_factory):
 
 @pytest.fixture
 def graph() -> dict:
-    return standins.for_standins(WORKFLOW, megapixels=0.05, steps=3)
+    return standins.for_standins(WORKFLOW, megapixels=0.05, steps=6)
 
 
 def node(graph: dict, class_type: str) -> dict:
@@ -65,6 +65,28 @@ def test_pictures_come_out_and_follow_b_seed_and_strength(server, graph):
     for other in changed:
         (pictures,) = server.run(other)
         assert (result(other, pictures) - b_prime).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_b_goes_through_grid_attention_and_result_to_its_own_place(server, graph, fit):
+    """The stand-in model paints what it is shown: without a mixture b' is b, to the autoencoder's 8 pixels."""
+    from PIL import Image
+
+    wide = standins.picture(False, "tree", size=(200, 300))
+    Image.fromarray((wide * 255).byte().numpy()).save(server.base / "input" / "wide.png")
+    graph = with_b(graph, "wide.png")
+    node(graph, "LoRWeBMixedLoRAApply")["strength"] = 0.0
+    node(graph, "LoRWeBExtendedAttention").update(fit=fit, megapixels=0.15)
+    node(graph, "LoRWeBAnalogyResult")["fit"] = fit
+    b_prime = result(graph, server.run(graph)[0])
+    assert b_prime.shape == wide.shape
+    inside = slice(30, -30), slice(30, -30)  # the black of a padding bleeds 8 of the grid's pixels in
+
+    def difference(down: int, right: int) -> float:
+        return (b_prime.roll((down, right), (0, 1)) - wide * 255)[inside].abs().mean().item()
+
+    assert difference(0, 0) < 15
+    assert difference(0, 0) < min(difference(8, 0), difference(-8, 0), difference(0, 8), difference(0, -8))
 
 
 def test_two_prompts_queued_give_what_each_gives_alone(server, graph):
