@@ -109,8 +109,9 @@ def _check_agreement(file: str, layers: dict[str, BasisLayer], config_file: str,
     """Sizes that the config names must be the checkpoint's: N and D, which all layers share, and each layer's r."""
     first = next(iter(layers))
     loras_num, keys_dim = layers[first].keys.shape
-    ranks = (("linear", name, layer.A.shape[2]) for name, layer in layers.items())
-    for key, name, size in (("loras_num", first, loras_num), ("lora_keys_dim", first, keys_dim), *ranks):
+    ranks = {layer.A.shape[2]: name for name, layer in layers.items()}
+    sizes = [("loras_num", loras_num, first), ("lora_keys_dim", keys_dim, first)]
+    for key, size, name in (*sizes, *(("linear", rank, name) for rank, name in ranks.items())):
         told = getattr(config, key)
         if told not in (None, size):
             raise LoRWebError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,15 +65,17 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
         raise LoRWebError(
             f"{path.name} is damaged: {error}. Download it again and compare its size with the source's."
         ) from error
-    parts: dict[str, LayerTensors] = {}
+    parts: dict[str, LayerTensors] = defaultdict(dict)
     unknown: list[str] = []
     for key, tensor in tensors.items():
-        layer, _, kind = key.removesuffix(".weight").rpartition(".")
+        layer, _, kind = key.rpartition(".")
+        if kind == "weight":
+            layer, _, kind = layer.rpartition(".")
         role = ROLES.get(kind)
         if role is None:
             unknown.append(key)
         else:
-            parts.setdefault(layer, {})[role] = tensor
+            parts[layer][role] = tensor
     _check_kind(path.name, parts, unknown)
     layers = {name: _layer(path.name, name, tensors) for name, tensors in parts.items()}
     _check_geometry(path.name, layers)
