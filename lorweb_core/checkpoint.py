@@ -89,7 +89,7 @@ def _check_container(path: Path) -> None:
     """Tell apart, by their first bytes, the files that are no safetensors at all."""
     try:
         size = os.path.getsize(path)
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             head = file.read(9)
     except OSError as error:
         raise LoRWebError(f"{path}: the basis cannot be read ({error.strerror}).") from error
