@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .basis import LoRABasis, load_basis
-from .encoder import VisionEncoder
+from .encoder import VisionEncoder, load_clip
 from .errors import LoRWebError
 from .grid import Size, cut_result, grid_sizes, reference_grid, rgb_image
 from .mixture import Mixture
@@ -156,23 +156,11 @@ def _load_pipeline(model: str | Path, dtype: torch.dtype) -> FluxKontextPipeline
 
 def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Load the encoder, embed the triplet and let the encoder go. Three images take the CPU a second or two."""
-    from transformers import AutoConfig, CLIPVisionModelWithProjection
-
     needed = basis.config.external_query_model
     source = needed if encoder is None else encoder
     hint = f"Give as encoder a folder with the config.json and model.safetensors of {needed}."
     with _loading(source, "an image encoder", hint):
-        kind = AutoConfig.from_pretrained(source).model_type
-    if kind not in ("clip", "clip_vision_model"):
-        raise LoRWebError(f"{source} is a {kind} model, not a CLIP image encoder. {hint}")
-    with _loading(source, "an image encoder", hint):
-        model, loaded = CLIPVisionModelWithProjection.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True
-        )
-    # What a file lacks, transformers makes up from random numbers.
-    if loaded["missing_keys"]:
-        raise LoRWebError(f"{source} is no whole CLIP image encoder: it has no {min(loaded['missing_keys'])}. {hint}")
-    wrapped = VisionEncoder.from_transformers(model.float().eval())
+        wrapped = VisionEncoder.from_transformers(load_clip(source).float())
     check_encoder(wrapped, needed)
     return encode_query(wrapped, *images, basis.config.query_mode)
 
@@ -229,6 +217,8 @@ def _loading(source: str | Path, what: str, hint: str) -> Iterator[None]:
         raise LoRWebError(f"{source}: there is no such folder. {hint}")
     try:
         yield
+    except LoRWebError as error:
+        raise LoRWebError(f"{error} {hint}") from error
     except Exception as error:
         raise LoRWebError(f"{source} cannot be loaded as {what} ({_reason(error)}). {hint}") from error
 

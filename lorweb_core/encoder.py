@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .errors import LoRWebError
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
@@ -42,6 +45,26 @@ class VisionEncoder:
         """k images (H, W, 3), float in 0–1, each of any size → (k, E), float32 on the CPU; one pass for all."""
         squares = torch.stack([centre_square(image, self.image_size) for image in images])
         return self.tower(squares).float().cpu()
+
+
+def load_clip(source: str | Path, local_files_only: bool = False) -> CLIPVisionModelWithProjection:
+    """A CLIP image encoder from a folder in transformers' layout or a Hugging Face id.
+
+    Raises LoRWebError if it is another kind of model or lacks tensors; OSError or ValueError, as transformers does, if
+    there is none.
+    """
+    from transformers import AutoConfig, CLIPVisionModelWithProjection
+
+    kind = AutoConfig.from_pretrained(source, local_files_only=local_files_only).model_type
+    if kind not in ("clip", "clip_vision_model"):
+        raise LoRWebError(f"{source} is a {kind} model, not a CLIP image encoder.")
+    model, loaded = CLIPVisionModelWithProjection.from_pretrained(
+        source, local_files_only=local_files_only, use_safetensors=True, output_loading_info=True
+    )
+    # What a file lacks, transformers makes up from random numbers.
+    if loaded["missing_keys"]:
+        raise LoRWebError(f"{source} is no whole CLIP image encoder: it has no {min(loaded['missing_keys'])}.")
+    return model.eval()
 
 
 def centre_square(image: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder, encode_query
+from ..lorweb_core.encoder import load_clip
 from ..lorweb_core.grid import rgb_image
 from ..lorweb_core.query import check_encoder
 from . import sockets
@@ -69,7 +70,8 @@ def _load_encoder(model_id: str) -> VisionEncoder:
     try:
         return _encoder_from_folder(found)
     except (OSError, ValueError, SafetensorError) as error:
-        problem = "is not on this machine" if found == model_id else f"in {found} cannot be loaded ({error})"
+        here = isinstance(error, LoRWebError) or found != model_id
+        problem = f"cannot be loaded from {found} ({error})" if here else "is not on this machine"
         raise LoRWebError(
             f"The image encoder {model_id} {problem}. Connect Load CLIP Vision with it, or put config.json and "
             f"model.safetensors from https://huggingface.co/{model_id} into {folders[0]}."
@@ -83,12 +85,10 @@ def _folder_names(model_id: str) -> tuple[str, str]:
 @lru_cache(maxsize=1)
 def _encoder_from_folder(folder: str) -> VisionEncoder:
     """`folder` may also be a Hugging Face id. The host moves the weights on and off the GPU like any other model's."""
-    from transformers import CLIPVisionModelWithProjection  # here, because importing it takes a second
-
     device = comfy.model_management.text_encoder_device()
     dtype = torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
-    model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    encoder = VisionEncoder.from_transformers(model.to(dtype).eval())
+    model = load_clip(folder, local_files_only=True).to(dtype)
+    encoder = VisionEncoder.from_transformers(model)
     # A container, because ModelPatcher sets attributes that transformers models keep for themselves.
     patcher = comfy.model_patcher.ModelPatcher(
         torch.nn.ModuleList([model]), device, comfy.model_management.text_encoder_offload_device()

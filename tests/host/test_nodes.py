@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import parity
@@ -189,6 +190,18 @@ def test_without_clip_vision_the_encoder_comes_from_its_folder(host, basis_file,
     own, stock = (host.core.encode_query(encoder, *(p[0] for p in pictures())) for encoder in encoders)
     assert parity.relative_error(own, stock) < 1e-2
     assert parity.relative_error(own[:, 0], stock[:, 1]) > 1e-1
+
+
+def test_an_encoder_folder_that_lacks_tensors_is_not_filled_with_random_ones(host, basis_file):
+    (basis,) = host.node("LoRWeBBasisLoader").execute(basis_file.name, "auto").result
+    folder = standins.image_encoder(host.models / "clip_vision" / "openai" / "clip-vit-large-patch14", width=24)
+    shutil.rmtree(host.models / "clip_vision" / "clip-vit-large-patch14", ignore_errors=True)
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(host.core.LoRWebError, match=r"cannot be loaded from .*it has no visual_projection\.weight"):
+        host.node("LoRWeBAnalogyEncoder").execute(basis, *pictures())
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("node_id", ["LoRWeBAnalogyEncoder", "LoRWeBExtendedAttention"])
