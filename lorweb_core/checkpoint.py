@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +40,6 @@ ROLES = {
 }
 _PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
 
-LayerTensors = dict[str, Tensor]
 FileIdentity = tuple[str, int, int]
 
 
@@ -65,7 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
         raise LoRWebError(
             f"{path.name} is damaged: {error}. Download it again and compare its size with the source's."
         ) from error
-    parts: dict[str, LayerTensors] = defaultdict(dict)
+    found: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES.values()}
     unknown: list[str] = []
     for key, tensor in tensors.items():
         layer, _, kind = key.rpartition(".")
@@ -75,13 +73,13 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
         if role is None:
             unknown.append(key)
         else:
-            parts[layer][role] = tensor
-    _check_kind(path.name, parts, unknown)
-    layers = {name: _layer(path.name, name, tensors) for name, tensors in parts.items()}
+            found[role][layer] = tensor
+    _check_kind(path.name, found, unknown)
+    A, B, keys, projection = (found[role] for role in _PUBLISHED)
+    layers = {name: BasisLayer(A[name], B[name], keys[name], projection[name]) for name in A}
     _check_geometry(path.name, layers)
-    for name, tensors in parts.items():
-        if "alpha" in tensors:
-            layers[name] = layers[name]._replace(scale=_scale(path.name, name, tensors))
+    for name, alpha in found["alpha"].items():
+        layers[name] = layers[name]._replace(scale=_scale(path.name, name, alpha, layers[name]))
     return layers
 
 
@@ -110,9 +108,9 @@ def _check_container(path: Path) -> None:
     )
 
 
-def _check_kind(file: str, layers: dict[str, LayerTensors], unknown: list[str]) -> None:
-    if not any("keys" in tensors for tensors in layers.values()):
-        if any("A" in tensors for tensors in layers.values()):
+def _check_kind(file: str, found: dict[str, dict[str, Tensor]], unknown: list[str]) -> None:
+    if not found["keys"]:
+        if found["A"]:
             raise LoRWebError(
                 f"{file} is an ordinary LoRA: it has no lora_keys to mix by. Load it with Load LoRA; "
                 "a LoRWeB basis is a file like lorweb_model.safetensors."
@@ -123,23 +121,20 @@ def _check_kind(file: str, layers: dict[str, LayerTensors], unknown: list[str]) 
             f"{file} holds {len(unknown)} tensors that a LoRWeB basis does not have, {unknown[0]} among them. "
             f"Known are those ending in: {', '.join(ROLES)}."
         )
+    names = set().union(*found.values())
+    for role, spelled in _PUBLISHED.items():
+        lacking = names - found[role].keys()
+        if lacking:
+            raise LoRWebError(
+                f"{file}: layer {min(lacking)} has no {spelled}. The file is incomplete: download it again, or save it "
+                "with all four tensors of every layer."
+            )
 
 
-def _layer(file: str, name: str, parts: LayerTensors) -> BasisLayer:
-    try:
-        return BasisLayer(parts["A"], parts["B"], parts["keys"], parts["projection"])
-    except KeyError as missing:
-        raise LoRWebError(
-            f"{file}: layer {name} has no {_PUBLISHED[missing.args[0]]}. The file is incomplete: download it again, "
-            "or save it with all four tensors of every layer."
-        ) from None
-
-
-def _scale(file: str, name: str, parts: LayerTensors) -> float:
-    alpha = parts["alpha"]
+def _scale(file: str, name: str, alpha: Tensor, layer: BasisLayer) -> float:
     if alpha.numel() != 1 or not alpha.isfinite():
         raise LoRWebError(f"{file}: alpha of layer {name} is {alpha.tolist()}; expected one finite number.")
-    return float(alpha) / parts["A"].shape[-1]
+    return float(alpha) / layer.A.shape[-1]
 
 
 def _check_geometry(file: str, layers: dict[str, BasisLayer]) -> None:
