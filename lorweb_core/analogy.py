@@ -60,7 +60,7 @@ def run_analogy(
     strength: float = 1.0,
     device: str | None = None,
 ) -> Analogy:
-    """Make b' so that a : a' :: b : b' (defaults as published; design, section 5).
+    """Make b' so that a : a' :: b : b' (defaults as in NVlabs/LoRWeB's inference.py).
 
     a, a_prime, b: (H, W, 3 or 4), float in 0–1, each of any size. basis, config: as for `load_basis`.
     model: a FLUX.1-Kontext in diffusers' layout, as a folder or a Hugging Face id. encoder: the same for the image

@@ -1,4 +1,7 @@
-"""The 2×2 grid of Kontext's extended attention, [a a'; b b'], and b' cut out of it again (design, section 5)."""
+"""The 2×2 grid of Kontext's extended attention, [a a'; b b'], and b' cut out of it again.
+
+Sizes are the published ones: NVlabs/LoRWeB's inference.py, and the Kontext pipeline of diffusers that it runs.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .basis import LoRABasis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """The basis is shared, not copied: a further mixture costs only its coefficients."""
 

@@ -1,4 +1,4 @@
-"""From the triplet (a, a', b) to the query that a basis is asked with (design: query modes)."""
+"""From the triplet (a, a', b) to the query that a basis is asked with, in the modes of NVlabs/LoRWeB."""
 
 from __future__ import annotations
 

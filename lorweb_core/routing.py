@@ -7,8 +7,9 @@ from torch import Tensor
 
 
 def mixing_coefficients(query: Tensor, keys: Tensor, heads: int, softmax: bool, reduction: str) -> Tensor:
-    """Coefficients of a layer's N LoRAs (design, section 3), or of many layers at once.
+    """Coefficients of a layer's N LoRAs, or of many layers' at once (arXiv 2602.15727, as NVlabs/LoRWeB computes them).
 
+    Per head, of width d = D / heads: the softmax over the N keys, or the tanh, of query · key / √d.
     query: (..., t, D), t projected queries; keys: (..., N, D). Returns (..., N) in the dtype of the query.
     reduction: 'mean' or 'sum' over heads and queries; the sum is clamped to the range of one of its terms.
     """

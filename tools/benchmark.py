@@ -220,7 +220,7 @@ def measure_step(host, path: Path) -> None:
 
 
 def in_published_form(host, model, basis, query) -> list:
-    """Forward hooks that route and add the mixture in every layer at every step (design, section 1)."""
+    """Forward hooks that route and add the mixture in every layer at every step, as NVlabs/LoRWeB does."""
     import comfy.utils
     import torch
 

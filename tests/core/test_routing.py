@@ -1,4 +1,4 @@
-"""Coefficients against section 3 of the design, written out in float64 without tensors' help."""
+"""Coefficients against the published formula, written out in plain Python floats."""
 
 from __future__ import annotations
 
