@@ -4,6 +4,6 @@ from .basis import LoRABasis, load_basis
 from .encoder import VisionEncoder
 from .errors import LoRWebError
 from .mixture import Mixture
-from .query import encode_query
+from .query import encode_queries, encode_query
 
-__all__ = ["LoRABasis", "LoRWebError", "Mixture", "VisionEncoder", "encode_query", "load_basis"]
+__all__ = ["LoRABasis", "LoRWebError", "Mixture", "VisionEncoder", "encode_queries", "encode_query", "load_basis"]

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from .basis import LoRABasis, load_basis
-from .encoder import VisionEncoder, load_clip
+from .encoder import VisionEncoder, check_encoder, load_encoder
 from .errors import LoRWebError
-from .grid import Size, cut_result, grid_sizes, reference_grid, rgb_image
+from .grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
 from .mixture import Mixture
-from .query import check_encoder, encode_query
+from .query import encode_query
+from .routing import Tokens
+from .runtime import Attachment, PackedBasis
+from .triplet import rgb_image
 
 if TYPE_CHECKING:
     from diffusers import FluxKontextPipeline, FluxTransformer2DModel
@@ -75,7 +78,7 @@ def run_analogy(
     _check_number("strength", strength, -100, 100)
     place = _device(device)
     sampled, reference = grid_sizes(Size(*images[0].shape[:2]), megapixels)
-    grid = reference_grid(*images, sampled, reference, fit)
+    grid = reference_grid([images[:2]], images[2], sampled, reference, fit)
 
     log.info("Reading the basis")
     learned = load_basis(basis, config)
@@ -83,11 +86,14 @@ def run_analogy(
     _check_layers(_outline(model), learned)
 
     log.info("Looking at the analogy")
-    mixture = learned.route(_query(learned, encoder, images))
+    mixture = learned.route(_query(learned, encoder, images) if learned.config.external_query else None)
 
     log.info("Loading the model")
     pipeline = _load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
-    merge(pipeline.transformer, mixture, strength)
+    if learned.config.external_query:
+        merge(pipeline.transformer, mixture, strength)
+    else:
+        attach(pipeline.transformer, mixture, strength, reference, place)
     # A GPU seldom has room for the transformer and the text encoder at once; Apple's share the CPU's memory.
     if place.type in ("cpu", "mps"):
         pipeline.to(place)
@@ -112,6 +118,27 @@ def merge(transformer: FluxTransformer2DModel, mixture: Mixture, strength: float
         for name, weight in weights.items():
             # Float32 added in place to a half-precision weight is rounded once, at the end.
             weight.add_(mixture.delta(name).to(weight.device), alpha=strength)
+
+
+def attach(
+    transformer: FluxTransformer2DModel, mixture: Mixture, strength: float, reference: Size, device: torch.device
+) -> Attachment:
+    """Add the mixture in the forward pass, as an activation-routed basis needs it, until the Attachment is removed.
+
+    reference: of the grid that the pipeline gives the model as reference. device: where the model will run.
+    """
+    layers = {name: (_linear(transformer, name), 0) for name in _check_layers(transformer, mixture.basis)}
+    packed = PackedBasis(mixture.basis, transformer.dtype).to(device)
+    references = (reference.height // MULTIPLE) * (reference.width // MULTIPLE)
+
+    def read_tokens(model: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[int, Tokens]:
+        return len(kwargs["hidden_states"]), Tokens(kwargs["encoder_hidden_states"].shape[1], references)
+
+    return Attachment(transformer, layers, mixture, packed, strength, read_tokens)
+
+
+def _linear(transformer: FluxTransformer2DModel, layer: str) -> torch.nn.Module:
+    return transformer.get_submodule(layer.removeprefix("transformer."))
 
 
 def _check_layers(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict[str, Tensor]:
@@ -160,7 +187,7 @@ def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, T
     source = needed if encoder is None else encoder
     hint = f"Give as encoder a folder with the config.json and model.safetensors of {needed}."
     with _loading(source, "an image encoder", hint):
-        wrapped = VisionEncoder.from_transformers(load_clip(source).float())
+        wrapped = VisionEncoder.from_transformers(load_encoder(source).float())
     check_encoder(wrapped, needed)
     return encode_query(wrapped, *images, basis.config.query_mode)
 

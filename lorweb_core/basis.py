@@ -9,17 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import BasisLayer, FileIdentity, file_identity, read_checkpoint
+from .checkpoint import BasisLayer, FileIdentity, checkpoint_identity, read_checkpoint
 from .config import BasisConfig, find_config, read_config
 from .errors import LoRWebError
 from .mixture import Mixture
 from .routing import mixing_coefficients
+from .settings import settle
 
 Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all); it may raise to stop the work."""
 
-# Files whose values were read and found finite, in this process.
-_finite: set[FileIdentity] = set()
+# Checkpoints whose values were read and found finite, in this process.
+_finite: set[tuple[FileIdentity, ...]] = set()
+
+# Queries projected for as many layers at a time as make this many rows: few calls, and bounded memory for patch modes.
+_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,46 +32,89 @@ class LoRABasis:
 
     layers: dict[str, BasisLayer]
     config: BasisConfig
-    identity: FileIdentity
+    identity: tuple[FileIdentity, ...]
+    """Of the checkpoint's file; of one in several files its index first, then theirs."""
 
     @property
     def name(self) -> str:
-        return Path(self.identity[0]).name
+        return Path(self.identity[0][0]).name
 
     @property
     def query_width(self) -> int:
-        """Q, the length of the query that the projections take."""
-        return next(iter(self.layers.values())).projection.shape[1]
+        """Q, the length of the query that all layers of a basis with an external query take."""
+        return next(iter(self.layers.values())).query_width
 
-    def route(self, query: Tensor) -> Mixture:
-        """Mix the basis for one analogy.
+    def route(self, query: Tensor | None = None) -> Mixture:
+        """Mix the basis for one analogy, or for n at once.
 
-        query: (Q,), (k, Q/k) or (1, k, Q/k), as `encode_query` gives it. Raises LoRWebError if its length is
-        not Q, or if it or the basis has values that are not finite.
+        query: (Q,), (k, Q/k) or (n, k, Q/k), as `encode_queries` gives it; of patch modes (t, Q) or (n, t, Q), where
+        each of the t tokens is a query of its own. None, and only None, for an activation-routed basis, whose
+        coefficients come into being in the layers. Raises LoRWebError if the query does not fit, or if it, the basis or
+        a coefficient is not finite.
         """
         self.check_values()
-        if query.numel() != self.query_width:
+        if not self.config.external_query:
+            if query is not None:
+                raise LoRWebError(
+                    f"{self.name} is routed by each layer's own input (external_query: false): it takes no query."
+                )
+            return Mixture(self, {})
+        queries = self._queries(query)
+        n, t, _ = queries.shape
+        rows = queries.flatten(0, 1).T.contiguous()
+        layers = list(self.layers.values())
+        together = max(1, _ROWS // (n * t))
+        coefficients = torch.cat(
+            [self._coefficients(layers[i : i + together], rows, n, t) for i in range(0, len(layers), together)]
+        )
+        finite = coefficients.isfinite().flatten(1).all(1)
+        if not finite.all():
+            broken = list(self.layers)[int(finite.int().argmin())]
             raise LoRWebError(
-                f"The query has {query.numel()} values, {tuple(query.shape)}, but {self.name} takes "
-                f"{self.query_width}: it was trained with {self.config.external_query_model} "
-                f"and query mode {self.config.query_mode}. Give that image encoder."
+                f"{self.name}: the coefficients of layer {broken} have NaN or infinity. The query, its projection or "
+                "the keys are too large: the image encoder or the file is broken."
             )
-        query = query.flatten().float().cpu()
+        if n == 1:
+            coefficients = coefficients[:, 0]
+        return Mixture(self, dict(zip(self.layers, coefficients, strict=True)))
+
+    def _queries(self, query: Tensor | None) -> Tensor:
+        """Any form of the query → (n, t, Q), float32 on the CPU: t queries of each of n analogies."""
+        trained = f"it was trained with {self.config.external_query_model} and query mode {self.config.query_mode}"
+        if query is None:
+            raise LoRWebError(f"{self.name} is routed by images (external_query: true) but got no query: {trained}.")
+        width = self.query_width
+        while query.ndim < 3:
+            query = query[None]
+        parts, size = query.shape[-2:]
+        if query.ndim != 3 or not len(query) or width not in (parts * size, size):
+            values = query.numel() // max(1, len(query))
+            raise LoRWebError(
+                f"The query has {values} values, {tuple(query.shape)}, but {self.name} takes {width}: {trained}. "
+                "Give that image encoder."
+            )
+        query = query.reshape(len(query), -1, width).float().cpu()
         if not query.isfinite().all():
             raise LoRWebError("The query has values that are not finite: the image encoder or an image is broken.")
-        layers = self.layers.values()
-        # The projections are most of what routing reads. One at a time in float32, in a workspace that stays
-        # in the processor's cache, each is read once from the file's own dtype.
-        workspace = query.new_empty(self.layers[next(iter(self.layers))].projection.shape)
-        projected = torch.stack([torch.mv(workspace.copy_(layer.projection), query) for layer in layers])
-        coefficients = mixing_coefficients(
-            projected[:, None],
-            torch.stack([layer.keys for layer in layers]).float(),
+        return query
+
+    def _coefficients(self, layers: list[BasisLayer], rows: Tensor, n: int, t: int) -> Tensor:
+        """Of some layers, (layers, n, N), for the queries `rows`, (Q, n·t), of n analogies."""
+        keys = torch.stack([layer.keys for layer in layers]).float()
+        if layers[0].projection is None:
+            projected = rows.expand(len(layers), -1, -1)
+        else:
+            # The projections are most of what routing reads. One at a time in float32, in a workspace that stays
+            # in the processor's cache, each is read once from the file's own dtype.
+            workspace = rows.new_empty(layers[0].projection.shape)
+            projected = torch.stack([workspace.copy_(layer.projection) @ rows for layer in layers])
+        return mixing_coefficients(
+            projected.mT.unflatten(1, (n, t)),
+            keys[:, None],
             self.config.lora_heads,
             self.config.lora_softmax,
             self.config.mixing_coeffs_type,
         )
-        return Mixture(self, dict(zip(self.layers, coefficients, strict=True)))
 
     def check_values(self, progress: Progress | None = None) -> None:
         """Read every value once per file and raise LoRWebError on the first layer with NaN or infinity."""
@@ -77,7 +124,8 @@ class LoRABasis:
             if progress:
                 progress(done, len(self.layers))
             for what in ("A", "B", "keys", "projection"):
-                if not _all_finite(getattr(layer, what)):
+                values = getattr(layer, what)
+                if values is not None and not _all_finite(values):
                     raise LoRWebError(
                         f"{self.name}: {what} of layer {name} has NaN or infinity. The file is damaged, or its "
                         "training diverged: download it again or use an earlier checkpoint."
@@ -93,33 +141,13 @@ def _all_finite(values: Tensor) -> bool:
 def load_basis(path: str | Path, config: str | Path | None = None) -> LoRABasis:
     """Memory-map a LoRWeB checkpoint and check all of it that can be checked without reading its values.
 
-    config: a training YAML; None takes the one beside the file (`<name>.yaml`, else `config.yaml`), or without
-    one the released settings. Raises LoRWebError, naming file and layer, if the two do not make a basis.
+    path: a .safetensors file, or the .safetensors.index.json of one in several files. config: a training YAML; None
+    takes the one beside the file (`<name>.yaml`, else `config.yaml`). What is not in it, or without one all, is taken
+    from the tensors and the released settings. Raises LoRWebError, naming file and layer, if the two do not make a
+    basis.
     """
     path = Path(path)
     layers = read_checkpoint(path)
     config = find_config(path) if config is None else Path(config)
-    settings = read_config(config) if config else BasisConfig()
-    if config:
-        _check_agreement(path.name, layers, config.name, settings)
-    return LoRABasis(layers, settings, file_identity(path))
-
-
-def _check_agreement(file: str, layers: dict[str, BasisLayer], config_file: str, config: BasisConfig) -> None:
-    """Sizes that the config names must be the checkpoint's: N and D, which all layers share, and each layer's r."""
-    first = next(iter(layers))
-    loras_num, keys_dim = layers[first].keys.shape
-    ranks = {layer.A.shape[2]: name for name, layer in layers.items()}
-    sizes = [("loras_num", loras_num, first), ("lora_keys_dim", keys_dim, first)]
-    for key, size, name in (*sizes, *(("linear", rank, name) for rank, name in ranks.items())):
-        told = getattr(config, key)
-        if told not in (None, size):
-            raise LoRWebError(
-                f"{config_file} says {key}: {told}, but {file}: layer {name} has {size}. It is another training's "
-                "config: choose the one saved with this checkpoint, or move it away to have sizes read from tensors."
-            )
-    if keys_dim % config.lora_heads:
-        raise LoRWebError(
-            f"{config_file} says lora_heads: {config.lora_heads}, but the keys of {file} are {keys_dim} wide, which "
-            "these heads do not divide."
-        )
+    settings = settle(path.name, layers, config.name if config else None, read_config(config) if config else {})
+    return LoRABasis(layers, settings, checkpoint_identity(path))

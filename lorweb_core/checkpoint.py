@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +24,20 @@ class BasisLayer(NamedTuple):
     """(N, r, out)"""
     keys: Tensor
     """(N, D)"""
-    projection: Tensor
-    """W_q, (D, Q)"""
+    projection: Tensor | None
+    """W_q, (D, Q); None where the keys are compared with the query itself, D = Q."""
     scale: float = 1.0
     """alpha / r where the file has an alpha."""
+
+    @property
+    def query_width(self) -> int:
+        """Q, the length of the query that this layer takes."""
+        return (self.keys if self.projection is None else self.projection).shape[1]
+
+    @property
+    def fits_own_input(self) -> bool:
+        """Whether the layer's own input can be its query, as in activation-routed bases."""
+        return self.query_width == self.A.shape[1]
 
 
 # Last part of a tensor's name (a final ".weight" apart) → what it is. Other trainers spell A and B their way.
@@ -40,6 +52,11 @@ ROLES = {
 }
 _PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
 
+INDEX_SUFFIX = ".safetensors.index.json"
+"""Of the index of a basis in several files, laid out as Hugging Face does."""
+
+_SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}(?=\.safetensors$)")
+
 FileIdentity = tuple[str, int, int]
 
 
@@ -49,38 +66,116 @@ def file_identity(path: str | Path) -> FileIdentity:
     return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
 
 
+def checkpoint_identity(path: str | Path) -> tuple[FileIdentity, ...]:
+    """The identity of every file of a checkpoint: of `path` itself, and of the shards if it is an index."""
+    path = Path(path)
+    shards = sorted(set(_read_index(path).values())) if is_index(path) else []
+    return tuple(file_identity(file) for file in (path, *(path.with_name(shard) for shard in shards)))
+
+
+def is_index(path: str | Path) -> bool:
+    return str(path).lower().endswith(INDEX_SUFFIX)
+
+
+def is_shard(path: str | Path) -> bool:
+    return _SHARD.search(str(path)) is not None
+
+
 def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
     """Memory-map a LoRWeB file: layer name → its tensors, in the file's dtype. No value is read, but for alphas.
 
+    path: a .safetensors file, or the .safetensors.index.json of one in several files.
     Raises LoRWebError, naming file and layer, if it is no safetensors file, holds tensors of another kind, or if a
     layer's tensors are incomplete or disagree.
     """
     path = Path(path)
-    _check_container(path)
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise LoRWebError(
-            f"{path.name} is damaged: {error}. Download it again and compare its size with the source's."
-        ) from error
     found: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES.values()}
     unknown: list[str] = []
-    for key, tensor in tensors.items():
+    for key, tensor in (_read_shards(path) if is_index(path) else _read_file(path)).items():
         layer, _, kind = key.rpartition(".")
         if kind == "weight":
             layer, _, kind = layer.rpartition(".")
         role = ROLES.get(kind)
         if role is None:
             unknown.append(key)
-        else:
-            found[role][layer] = tensor
+        elif found[role].setdefault(layer, tensor) is not tensor:
+            raise LoRWebError(
+                f"{path.name}: layer {layer} has two tensors for its {role}, {key} is one. Save it with one of them, "
+                f"{_PUBLISHED.get(role, role)}."
+            )
     _check_kind(path.name, found, unknown)
     A, B, keys, projection = (found[role] for role in _PUBLISHED)
-    layers = {name: BasisLayer(A[name], B[name], keys[name], projection[name]) for name in A}
+    layers = {name: BasisLayer(A[name], B[name], keys[name], projection.get(name)) for name in A}
     _check_geometry(path.name, layers)
     for name, alpha in found["alpha"].items():
         layers[name] = layers[name]._replace(scale=_scale(path.name, name, alpha, layers[name]))
     return layers
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if is_shard(path):
+        index = path.with_name(_SHARD.sub("", path.name)).with_suffix(INDEX_SUFFIX)
+        raise LoRWebError(f"{path.name} is one of several files of a basis. Choose their index, {index.name}.")
+    return _map_file(path)
+
+
+def _map_file(path: Path) -> dict[str, Tensor]:
+    _check_container(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise LoRWebError(
+            f"{path.name} is damaged: {error}. Download it again and compare its size with the source's."
+        ) from error
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """All tensors of the files that an index names; they must be the ones that it says, each where it says."""
+    where = _read_index(index)
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(where.values())):
+        try:
+            held = _map_file(index.with_name(shard))
+        except LoRWebError as error:
+            raise LoRWebError(f"{index.name} needs all its files: {error}") from error
+        foreign = next((key for key in held if where.get(key) != shard), None)
+        if foreign is not None:
+            raise LoRWebError(
+                f"{shard} holds {foreign}, which {index.name} does not place there: they are of two downloads. "
+                "Download index and files again."
+            )
+        tensors |= held
+    lacking = next((key for key in where if key not in tensors), None)
+    if lacking is not None:
+        raise LoRWebError(
+            f"{index.name} places {lacking} in {where[lacking]}, which does not hold it: they are of two downloads. "
+            "Download index and files again."
+        )
+    return tensors
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor → name of the file beside the index that holds it."""
+    try:
+        where = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = set(where.values())
+        valid = bool(names) and all(isinstance(name, str) for name in names)
+    except OSError as error:
+        raise LoRWebError(f"{path}: the basis cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        valid = False
+    if not valid:
+        raise LoRWebError(
+            f"{path.name} is not the index of a basis in several files: expected JSON with a weight_map in it that "
+            "names the file of each tensor. Download it again."
+        )
+    for name in names:
+        # Another folder's file is none of the index's business.
+        if not name.lower().endswith(".safetensors") or re.search(r"[/\\:\0]", name):
+            raise LoRWebError(
+                f"{path.name} names the file {name!r}; expected the name of a .safetensors file in the same folder."
+            )
+    return where
 
 
 def _check_container(path: Path) -> None:
@@ -122,12 +217,14 @@ def _check_kind(file: str, found: dict[str, dict[str, Tensor]], unknown: list[st
             f"Known are those ending in: {', '.join(ROLES)}."
         )
     names = set().union(*found.values())
-    for role, spelled in _PUBLISHED.items():
+    # Without a single projection, the basis is one of `query_projection_type: none`.
+    parts = {role: spelled for role, spelled in _PUBLISHED.items() if role != "projection" or found[role]}
+    for role, spelled in parts.items():
         lacking = names - found[role].keys()
         if lacking:
             raise LoRWebError(
                 f"{file}: layer {min(lacking)} has no {spelled}. The file is incomplete: download it again, or save it "
-                "with all four tensors of every layer."
+                f"with {', '.join(parts.values())} of every layer."
             )
 
 
@@ -141,32 +238,46 @@ def _check_geometry(file: str, layers: dict[str, BasisLayer]) -> None:
     """Check each distinct geometry once: hundreds of layers share a handful."""
     geometries: dict[tuple, str] = {}
     for name, (A, B, keys, projection, _) in layers.items():
-        shapes = (A.shape, B.shape, keys.shape, projection.shape)
-        geometries.setdefault((*shapes, A.dtype, B.dtype, keys.dtype, projection.dtype), name)
+        # Without a projection the keys stand in for it: their width is the query's.
+        last = keys if projection is None else projection
+        shapes = (A.shape, B.shape, keys.shape, last.shape)
+        geometries.setdefault((*shapes, A.dtype, B.dtype, keys.dtype, last.dtype, last is not keys), name)
 
-    first: tuple[str, tuple[int, int, int]] | None = None
-    for (A, B, keys, projection, *dtypes), name in geometries.items():
+    for (A, B, keys, last, *dtypes, projected), name in geometries.items():
         where = f"{file}: layer {name}"
         for dtype in dtypes:
             if not dtype.is_floating_point or dtype.itemsize < 2:
                 raise LoRWebError(f"{where} is stored as {dtype}; expected float16, bfloat16 or float32.")
-        if (len(A), len(B), len(keys), len(projection)) != (3, 3, 2, 2) or 0 in (*A, *B, *keys, *projection):
+        if (len(A), len(B), len(keys), len(last)) != (3, 3, 2, 2) or 0 in (*A, *B, *keys, *last):
+            also = (f", att_lora_to_q {tuple(last)}", ", att_lora_to_q (D, Q)") if projected else ("", "")
             raise LoRWebError(
-                f"{where} has the shapes A {tuple(A)}, B {tuple(B)}, keys {tuple(keys)}, att_lora_to_q "
-                f"{tuple(projection)}; expected A (N, in, r), B (N, r, out), keys (N, D), att_lora_to_q (D, Q)."
+                f"{where} has the shapes A {tuple(A)}, B {tuple(B)}, keys {tuple(keys)}{also[0]}; expected "
+                f"A (N, in, r), B (N, r, out), keys (N, D){also[1]}."
             )
         for symbol, sizes in {
             "N, the number of LoRAs,": {"A": A[0], "B": B[0], "lora_keys": keys[0]},
             "r, the rank,": {"A": A[2], "B": B[1]},
-            "D, the width of the keys,": {"lora_keys": keys[1], "att_lora_to_q": projection[0]},
+            "D, the width of the keys,": {"lora_keys": keys[1], "att_lora_to_q": last[0] if projected else keys[1]},
         }.items():
             if len(set(sizes.values())) > 1:
                 listed = ", ".join(f"{size} in {tensor}" for tensor, size in sizes.items())
                 raise LoRWebError(f"{where}: {symbol} disagrees: {listed}.")
-        shared = (A[0], *projection)
+    _check_shared(file, geometries)
+
+
+def _check_shared(file: str, geometries: dict[tuple, str]) -> None:
+    """What all layers have in common: N, D and the query, unless every layer is routed by its own input."""
+    own_input = all(last[1] == A[1] for A, _, _, last, *_ in geometries)
+    first: tuple[str, tuple[int, ...]] | None = None
+    for (A, _, keys, last, *_, projected), name in geometries.items():
+        # In this order N, D, Q; D and Q are one where nothing projects.
+        shared = (A[0], keys[1], last[1]) if projected else (A[0], keys[1])
+        if own_input:
+            shared = shared[:-1]
         first = first or (name, shared)
         if shared != first[1]:
+            symbols = ", ".join("NDQ"[: len(shared)])
             raise LoRWebError(
-                f"{where} has N, D, Q = {shared} but layer {first[0]} has {first[1]}; one query routes all layers, "
-                "so these must agree."
+                f"{file}: layer {name} has {symbols} = {shared} but layer {first[0]} has {first[1]}; one query routes "
+                "all layers, so these must agree, unless each layer's query is as wide as its own input."
             )

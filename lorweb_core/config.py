@@ -8,8 +8,11 @@ from typing import Any
 
 import yaml
 
+from .checkpoint import INDEX_SUFFIX, is_index
+from .encoder import ENCODERS
 from .errors import LoRWebError
-from .query import ENCODERS, QUERY_MODES
+from .query import QUERY_MODES
+from .routing import POOLINGS, TOKEN_MODES
 
 # The same loader in C, ten times as fast, where PyYAML was built with it.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -24,7 +27,7 @@ class BasisConfig:
     """
 
     linear: int | None = None
-    """r, the rank of each LoRA."""
+    """r, the rank of each LoRA; other layers may have others."""
     loras_num: int | None = None
     """N, the LoRAs per layer."""
     lora_keys_dim: int | None = None
@@ -33,9 +36,14 @@ class BasisConfig:
     lora_softmax: bool = True
     mixing_coeffs_type: str = "mean"
     external_query: bool = True
-    external_query_model: str = "openai/clip-vit-large-patch14"
+    """Whether images are the query, one for all layers; else each layer's own input is its query."""
+    external_query_model: str | None = "openai/clip-vit-large-patch14"
+    """The image encoder; None without an external query."""
     query_projection_type: str = "linear"
     query_mode: str = "cat-aa'b"
+    """One of QUERY_MODES, or without an external query of TOKEN_MODES."""
+    pooling_type: str = "avg"
+    """How tokens become one query without an external one."""
 
 
 # What each key may hold: a type, or the values this version can route.
@@ -46,21 +54,24 @@ _ALLOWED: dict[str, type | tuple] = {
     "lora_heads": int,
     "lora_softmax": bool,
     "mixing_coeffs_type": ("mean", "sum"),
-    "external_query": (True,),
+    "external_query": bool,
     "external_query_model": tuple(ENCODERS),
-    "query_projection_type": ("linear",),
-    "query_mode": tuple(QUERY_MODES),
+    "query_projection_type": ("linear", "none"),
+    "query_mode": tuple(QUERY_MODES | TOKEN_MODES),
+    "pooling_type": tuple(POOLINGS),
 }
 
 
 def find_config(checkpoint: Path) -> Path | None:
-    """The training YAML beside a checkpoint: of its own name, else `config.yaml` as published."""
-    beside = (checkpoint.with_suffix(".yaml"), checkpoint.with_name("config.yaml"))
+    """The training YAML beside a checkpoint or its index: of its own name, else `config.yaml` as published."""
+    suffix = len(INDEX_SUFFIX if is_index(checkpoint) else checkpoint.suffix)
+    stem = checkpoint.name[: len(checkpoint.name) - suffix]
+    beside = (checkpoint.with_name(f"{stem}.yaml"), checkpoint.with_name("config.yaml"))
     return next((path for path in beside if path.is_file()), None)
 
 
-def read_config(path: str | Path) -> BasisConfig:
-    """Read `config.process[0].network` of a training YAML.
+def read_config(path: str | Path) -> dict[str, Any]:
+    """What `config.process[0].network` of a training YAML gives of BasisConfig's fields.
 
     Errors: LoRWebError if the file is no such YAML, or asks for something this version cannot route.
     """
@@ -68,7 +79,7 @@ def read_config(path: str | Path) -> BasisConfig:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML)
         network = document["config"]["process"][0]["network"]
-        given = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
+        told = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
     except OSError as error:
         raise LoRWebError(f"{path.name}: the config cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -76,19 +87,41 @@ def read_config(path: str | Path) -> BasisConfig:
             f"{path.name} is not a LoRWeB training config: expected a YAML with config.process[0].network in it, "
             "as published beside the checkpoint. Choose that one, or none to have the sizes read from the tensors."
         ) from error
-    known = {f.name for f in fields(BasisConfig)}
-    chosen = {name: value for name, value in given.items() if name in known and value is not None}
-    for name, value in chosen.items():
+    given = {f.name: told[f.name] for f in fields(BasisConfig) if told.get(f.name) is not None}
+    if given.get("external_query") is False:
+        given.pop("external_query_model", None)
+    for name, value in given.items():
         _check_value(path.name, name, value)
-    return BasisConfig(**chosen)
+    _check_mode(path.name, given)
+    return given
 
 
 def _check_value(file: str, name: str, value: Any) -> None:
     allowed = _ALLOWED[name]
     if isinstance(allowed, tuple):
-        if not any(value is a or (isinstance(value, str) and value == a) for a in allowed):
-            choices = ", ".join(str(a).lower() if isinstance(a, bool) else str(a) for a in allowed)
-            raise LoRWebError(f"{file}: {name} is {value!r}; this version of LoRWeB can route: {choices}.")
+        if value not in allowed:
+            raise LoRWebError(f"{file}: {name} is {value!r}; this version of LoRWeB can route: {', '.join(allowed)}.")
     elif type(value) is not allowed or (allowed is int and value < 1):
         kind = "true or false" if allowed is bool else "a whole number above 0"
         raise LoRWebError(f"{file}: {name} is {value!r}; expected {kind}.")
+
+
+def _check_mode(file: str, given: dict[str, Any]) -> None:
+    """The query mode must be one of the basis's kind of query, and its encoder must have what the mode takes."""
+    mode = given.get("query_mode")
+    if mode is None:
+        return
+    if given.get("external_query") is False:
+        if mode not in TOKEN_MODES:
+            raise LoRWebError(
+                f"{file}: query_mode is {mode!r} and external_query false; without an external query the modes are: "
+                f"{', '.join(TOKEN_MODES)}."
+            )
+        return
+    encoder = given.get("external_query_model", BasisConfig.external_query_model)
+    if mode in QUERY_MODES and QUERY_MODES[mode].states and ENCODERS[encoder].token_width is None:
+        fitting = [name for name, spec in ENCODERS.items() if spec.token_width]
+        raise LoRWebError(
+            f"{file}: query_mode is {mode!r}, which takes patch tokens, and external_query_model {encoder}, of which "
+            f"this version takes the pooled embedding only. Patch modes go with: {', '.join(fitting)}."
+        )

@@ -1,10 +1,12 @@
-"""The 2×2 grid of Kontext's extended attention, [a a'; b b'], and b' cut out of it again.
+"""The grid of Kontext's extended attention, [a a'; b b'], and b' cut out of it again.
 
 Sizes are the published ones: NVlabs/LoRWeB's inference.py, and the Kontext pipeline of diffusers that it runs.
+Published is one pair (a, a'); further pairs that demonstrate the same edit are further rows above b's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,9 +22,6 @@ KONTEXT_SIZES = (*_KONTEXT, (1024, 1024), *((height, width) for width, height in
 MULTIPLE = 16
 """Pixels: the autoencoder's 8 times FLUX's patches of 2."""
 
-MIN_SIDE = 16
-"""Pixels: smaller images hold nothing to edit."""
-
 FITS = ("stretch", "pad", "crop")
 """How an image of another shape than a's comes into its cell: as published, with black borders, or cut."""
 
@@ -34,37 +33,30 @@ class Size(NamedTuple):
     width: int
 
 
-def rgb_image(image: Tensor, name: str) -> Tensor:
-    """Check one image of the triplet: (H, W, C) or (1, H, W, C), RGB or RGBA → (H, W, 3). Alpha is dropped."""
-    if image.ndim == 4:
-        if len(image) != 1:
-            raise LoRWebError(
-                f"{name} is a batch of {len(image)} images; expected one. Pick one, e.g. with ImageFromBatch."
-            )
-        image = image[0]
-    if image.ndim != 3 or image.shape[-1] not in (3, 4):
-        raise LoRWebError(
-            f"{name} has the shape {tuple(image.shape)}; expected height, width and 3 (RGB) or 4 (RGBA) channels."
-        )
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise LoRWebError(
-            f"{name} is {image.shape[1]}×{image.shape[0]} pixels; expected at least {MIN_SIDE} a side. "
-            "Give a larger image."
-        )
-    return image[..., :3]
-
-
-def grid_sizes(a: Size, megapixels: float = 1.0) -> tuple[Size, Size]:
-    """Sizes of the sampled grid and of the reference grid for an `a` of this size.
-
-    The sampled grid has a's shape and about `megapixels` · 1024² pixels; the reference grid is the Kontext size
-    of the nearest shape, scaled by the same factor. Sides are multiples of 16.
-    """
+def area_size(shape: Size, megapixels: float) -> Size:
+    """About `megapixels` · 1024² pixels in this shape; sides are multiples of 16."""
     if not 0 < megapixels < float("inf"):
         raise LoRWebError(f"megapixels is {megapixels}; expected a number above 0, 1.0 as published.")
-    aspect = a.width / a.height
+    aspect = shape.width / shape.height
     area = megapixels * 1024**2
-    sampled = Size(_multiple(round((area / aspect) ** 0.5)), _multiple(round((area * aspect) ** 0.5)))
+    return Size(_multiple(round((area / aspect) ** 0.5)), _multiple(round((area * aspect) ** 0.5)))
+
+
+def grid_sizes(a: Size, megapixels: float = 1.0, pairs: int = 1) -> tuple[Size, Size]:
+    """Sizes of the sampled grid and of the reference grid for an `a` of this size.
+
+    The sampled grid has about `megapixels` · 1024² pixels and cells of a's shape. With one pair, as published, the
+    reference grid is the Kontext size of the nearest shape, scaled by the same factor. Sides are multiples of 16.
+    """
+    if pairs > 1:
+        # Nothing was trained on taller grids. Equal sizes with cells of whole tokens put each token of b exactly
+        # where the token is that it becomes; a Kontext size would shift them, by more with every row.
+        rows = pairs + 1
+        cell = area_size(a, megapixels / (2 * rows))
+        grid = Size(rows * cell.height, 2 * cell.width)
+        return grid, grid
+    sampled = area_size(a, megapixels)
+    aspect = a.width / a.height
     width, height = min(KONTEXT_SIZES, key=lambda size: abs(aspect - size[0] / size[1]))
     return sampled, Size(_multiple(height * megapixels**0.5), _multiple(width * megapixels**0.5))
 
@@ -74,37 +66,40 @@ def _multiple(pixels: float) -> int:
 
 
 def reference_grid(
-    a: Tensor, a_prime: Tensor, b: Tensor, sampled: Size, reference: Size, fit: str = "stretch"
+    pairs: Sequence[tuple[Tensor, Tensor]], b: Tensor, sampled: Size, reference: Size, fit: str = "stretch"
 ) -> Tensor:
     """[a a'; b b], (H, W, 3) in 0–1, of the size `reference`; images are (h, w, 3), each of any size.
+
+    Of several pairs (a, a') each has a row: [a a'; …; a a'; b b].
 
     Each image is resampled once, from its own pixels to its cell. Shapes are fitted to a cell of the sampled grid,
     so that `cut_result` can undo the fit knowing only the sampled grid.
     """
-    _check_fit(fit)
-    cell = Size(reference.height // 2, reference.width // 2)
-    shape = Size(sampled.height // 2, sampled.width // 2)
-    a, a_prime, b = (_fit(image, cell, shape, fit) for image in (a, a_prime, b))
-    return torch.cat([torch.cat([a, a_prime], 1), torch.cat([b, b], 1)], 0)
+    rows = len(pairs) + 1
+    cell = Size(reference.height // rows, reference.width // 2)
+    shape = Size(sampled.height // rows, sampled.width // 2)
+    cells = [[fitted(image, cell, shape, fit) for image in pair] for pair in pairs]
+    last = fitted(b, cell, shape, fit)
+    return torch.cat([torch.cat(row, 1) for row in (*cells, [last, last])], 0)
 
 
-def cut_result(grid: Tensor, b: Size | None = None, fit: str = "stretch") -> Tensor:
-    """b', the bottom-right quarter of decoded grids (n, H, W, 3); with `b` at b's size, the fit undone.
+def cut_result(grid: Tensor, b: Size | None = None, fit: str = "stretch", pairs: int = 1) -> Tensor:
+    """b', the bottom-right cell of decoded grids (n, H, W, 3) of so many pairs; with `b` at b's size, the fit undone.
 
     A crop cannot be undone: what was cut off is not in the grid. The part that is comes back at b's scale.
     """
     _check_fit(fit)
-    height, width = grid.shape[1] // 2, grid.shape[2] // 2
-    quarter = grid[:, height:, width:]
+    height, width = grid.shape[1] // (pairs + 1), grid.shape[2] // 2
+    last = grid[:, pairs * height :, width:]
     if b is None:
-        return quarter
+        return last
     cell = Size(height, width)
     if fit == "pad":
         top, left, inner = _inside(b, cell)
-        quarter = quarter[:, top : top + inner.height, left : left + inner.width]
+        last = last[:, top : top + inner.height, left : left + inner.width]
     elif fit == "crop":
         b = _inside(cell, b)[2]
-    return resize(quarter, b)
+    return resize(last, b)
 
 
 def resize(images: Tensor, size: Size) -> Tensor:
@@ -120,8 +115,9 @@ def _check_fit(fit: str) -> None:
         raise LoRWebError(f"fit is {fit!r}; expected one of: {', '.join(FITS)}.")
 
 
-def _fit(image: Tensor, cell: Size, shape: Size, fit: str) -> Tensor:
+def fitted(image: Tensor, cell: Size, shape: Size, fit: str) -> Tensor:
     """One image (h, w, 3) into a cell whose content has the aspect of `shape`."""
+    _check_fit(fit)
     size = Size(*image.shape[:2])
     if fit == "crop":
         top, left, size = _inside(shape, size)

@@ -1,4 +1,4 @@
-"""One point in the space of LoRAs: a basis and, for each of its layers, N coefficients."""
+"""A point in the space of LoRAs: a basis and, for each of its layers, N coefficients."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from .errors import LoRWebError
 
 if TYPE_CHECKING:
     from .basis import LoRABasis
@@ -19,19 +21,36 @@ class Mixture:
 
     basis: LoRABasis
     coefficients: Mapping[str, Tensor]
-    """Layer name, `transformer.` included → (N,), float32."""
+    """Layer name, `transformer.` included → (N,), float32; (n, N) for a batch of n analogies.
+
+    Empty for an activation-routed basis, whose coefficients come into being in the layers.
+    """
+
+    @property
+    def analogies(self) -> int:
+        """How many analogies this is the mixture of; an activation-routed one is of any number, and says 1."""
+        first = next(iter(self.coefficients.values()), None)
+        return 1 if first is None or first.ndim == 1 else len(first)
 
     def delta(self, layer: str) -> Tensor:
-        """ΔW of one layer, (out, in), float32; `layer` as in `coefficients`."""
+        """ΔW of one layer, (out, in) or for a batch (n, out, in), float32; `layer` as in `coefficients`."""
+        if not self.coefficients:
+            raise LoRWebError(f"{self.basis.name} routes by each layer's own input: there is no ΔW before sampling.")
         part = self.basis.layers[layer]
         return mixed_delta(part.A, part.B, self.coefficients[layer], part.scale, torch.float32)
+
+    def check_values(self) -> None:
+        """Raise LoRWebError on the first layer whose coefficients are not finite."""
+        for layer, coefficients in self.coefficients.items():
+            if not coefficients.isfinite().all():
+                raise LoRWebError(f"{self.basis.name}: the coefficients of layer {layer} have NaN or infinity.")
 
 
 def mixed_delta(A: Tensor, B: Tensor, coefficients: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """ΔW = scale · Σ_n c_n (A_n B_n)ᵀ as one product of rank N·r.
 
-    A: (N, in, r), B: (N, r, out), coefficients: (N,) float32. Returns (out, in), in `dtype`.
+    A: (N, in, r), B: (N, r, out), coefficients: (..., N) float32. Returns (..., out, in), in `dtype`.
     The coefficients go onto A in float32, so that a half-precision `dtype` rounds each factor once.
     """
-    weighted = (A.float() * (scale * coefficients)[:, None, None]).to(dtype)
-    return B.to(dtype).flatten(0, 1).T @ weighted.mT.flatten(0, 1)
+    weighted = (A.float() * (scale * coefficients)[..., None, None]).to(dtype)
+    return B.to(dtype).flatten(0, 1).T @ weighted.mT.flatten(-3, -2)

@@ -2,50 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .encoder import VisionEncoder
+from .encoder import EncoderSpec, VisionEncoder
 from .errors import LoRWebError
+from .grid import Size, resize
+from .triplet import Triplet
 
-# mode → how the embeddings of a, a' and b, each (E,), become the k parts of the query, (k, E).
-QUERY_MODES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "cat-aa'b": lambda a, a_prime, b: torch.stack([a, a_prime, b]),
-}
+View = tuple[str, ...]
+"""What the encoder is shown: one image, or cells of a's size, two to a row."""
+
+APART: tuple[View, ...] = (("a",), ("a'",), ("b",))
+TOP_HALF: View = ("a", "a'")
+WHOLE_GRID: View = ("a", "a'", "b", "b")
+THREE_QUARTERS: View = ("a", "a'", "b", "black")
+
+CELL_PIXELS = 512**2
+"""The most in a cell of a grid: encoders see 224 × 224 pixels of all of it."""
+
+
+def _in_turn(*embeddings: Tensor) -> Tensor:
+    return torch.cat(embeddings)
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
-    """An image encoder that bases are trained with."""
+class QueryMode:
+    """What is encoded, and how the query (k, E) is made of it.
 
-    image_size: int
-    """Pixels a side."""
+    combine: of each view its embedding, (1, E), or with `states` the tokens of these hidden states of the encoder,
+    (t, E), −1 being the last layer's.
+    """
+
+    views: tuple[View, ...]
+    combine: Callable[..., Tensor] = _in_turn
+    states: tuple[int, ...] = ()
+
+    def width(self, encoder: EncoderSpec) -> int | None:
+        """Q, the length of one query with this encoder; None if it cannot serve this mode. A token is a query each."""
+        if self.states:
+            return encoder.token_width
+        return len(self.combine(*torch.zeros(len(self.views), 1, 1))) * encoder.width
 
 
-# Hugging Face id, as `external_query_model` names it.
-ENCODERS = {"openai/clip-vit-large-patch14": EncoderSpec(image_size=224)}
-
-
-def check_encoder(encoder: VisionEncoder, needed: str) -> None:
-    """Raise LoRWebError if `encoder` cannot be the one of ENCODERS that a basis was trained with."""
-    expected = ENCODERS[needed].image_size
-    if encoder.image_size != expected:
-        raise LoRWebError(
-            f"The image encoder given works on images of {encoder.image_size} pixels, but the basis was trained with "
-            f"{needed}, which works on {expected}. Give that one."
-        )
+QUERY_MODES = {
+    "cat-aa'b": QueryMode(APART),
+    "ca'-ca": QueryMode(APART[:2], lambda a, a_prime: a_prime - a),
+    "ca'-ca+cb": QueryMode(APART, lambda a, a_prime, b: a_prime - a + b),
+    "aa'bb'": QueryMode((WHOLE_GRID,)),
+    "caa'bb'": QueryMode((WHOLE_GRID,)),
+    "caa'b": QueryMode((THREE_QUARTERS,)),
+    "caa'": QueryMode((TOP_HALF,)),
+    "paa'b": QueryMode((THREE_QUARTERS,), states=(-1,)),
+    "paa'b3": QueryMode((THREE_QUARTERS,), states=(-16, -8, -1)),
+    "cat-paa'b": QueryMode(APART, states=(-1,)),
+    "cat-paa'b3": QueryMode(APART, states=(-16, -8, -1)),
+}
 
 
 def encode_query(encoder: VisionEncoder, a: Tensor, a_prime: Tensor, b: Tensor, mode: str = "cat-aa'b") -> Tensor:
-    """Embed the triplet and arrange the embeddings as `mode` says.
+    """The query of one analogy: images (H, W, 3), float in 0–1, each of any size → (1, k, E), float32."""
+    return encode_queries(encoder, [Triplet([(a, a_prime)], b)], mode)
 
-    a, a_prime, b: images (H, W, 3), float in 0–1, each of any size. Returns (1, k, E), float32.
-    All images go through the encoder in one pass.
+
+def encode_queries(encoder: VisionEncoder, analogies: Sequence[Triplet], mode: str = "cat-aa'b") -> Tensor:
+    """The queries of n analogies, (n, k, E), float32; each the mean of its demonstrations' queries.
+
+    All images go through the encoder in one pass, and each only once, however many analogies it is part of.
+    In patch modes each of the k tokens is a query of its own.
     """
     if mode not in QUERY_MODES:
         raise LoRWebError(f"Query mode {mode!r} is not known; this version has: {', '.join(QUERY_MODES)}.")
-    embeddings = encoder.embed([a, a_prime, b])
-    return QUERY_MODES[mode](*embeddings)[None]
+    how = QUERY_MODES[mode]
+    shown: dict[tuple[int, ...], int] = {}  # which images a view is made of → its place in the pass
+    pictures: list[Tensor] = []
+
+    def place(view: View, images: dict[str, Tensor]) -> int:
+        cells = [images.get(cell) for cell in view]
+        made_of = tuple(map(id, cells))
+        if made_of not in shown:
+            shown[made_of] = len(pictures)
+            pictures.append(cells[0] if len(cells) == 1 else lay_out(cells))
+        return shown[made_of]
+
+    places = [
+        [[place(view, {"a": a, "a'": a_prime, "b": b}) for view in how.views] for a, a_prime in pairs]
+        for pairs, b in analogies
+    ]
+    embeddings = encoder.embed(pictures, how.states)
+    return torch.stack([torch.stack([how.combine(*embeddings[views]) for views in pairs]).mean(0) for pairs in places])
+
+
+def lay_out(cells: Sequence[Tensor | None]) -> Tensor:
+    """Images (h, w, 3), row by row, two to a row, None black → one image; cells have the first one's shape."""
+    height, width = cells[0].shape[:2]
+    scale = min(1.0, (CELL_PIXELS / (height * width)) ** 0.5)
+    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
+    filled = [cells[0].new_zeros((*size, 3)) if cell is None else resize(cell[None], size)[0] for cell in cells]
+    rows = [torch.cat(filled[start : start + 2], 1) for start in range(0, len(filled), 2)]
+    return torch.cat(rows)

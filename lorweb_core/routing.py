@@ -1,9 +1,19 @@
-"""The encoder's second half: a query against one layer's keys gives that layer's mixing coefficients."""
+"""The encoder's second half: a query against one layer's keys gives that layer's mixing coefficients.
+
+A basis trained with `external_query: false` takes its query from the layer's own input; which tokens it looks at, and
+how they are pooled, is here too.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
 from einops import rearrange
 from torch import Tensor
+
+from .errors import LoRWebError
 
 
 def mixing_coefficients(query: Tensor, keys: Tensor, heads: int, softmax: bool, reduction: str) -> Tensor:
@@ -20,3 +30,57 @@ def mixing_coefficients(query: Tensor, keys: Tensor, heads: int, softmax: bool, 
     if reduction == "mean":
         return scores.mean((-3, -2))
     return scores.sum((-3, -2)).clamp(0.0 if softmax else -1.0, 1.0)
+
+
+# Internal query mode → how many of the n reference tokens are looked at, from the first on; None: every token there is.
+TOKEN_MODES: dict[str, Callable[[int], int] | None] = {
+    "aa'bb'": None,
+    "caa'bb'": lambda n: n,
+    "caa'b": lambda n: n // 4 * 3,
+    "caa'": lambda n: n // 2,
+}
+
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg": lambda tokens: tokens.mean(1, dtype=tokens.float().dtype),
+    "max": lambda tokens: tokens.amax(1),
+}
+
+
+class Tokens(NamedTuple):
+    """How the tokens of one forward pass are made up: text, then noise, then references."""
+
+    text: int
+    references: int
+    pictures: int = 1
+    """In how many reference pictures the reference tokens are."""
+
+
+_MODULATION = re.compile(r"\.norm\w*\.linear$")
+_TEXT_STREAM = re.compile(r"\.(attn\.(add_\w+_proj|to_add_out)|ff_context\.)")
+
+
+def token_query(layer: str, x: Tensor, tokens: Tokens, mode: str, pooling: str) -> Tensor:
+    """The query that an activation-routed layer makes of its own input (NVlabs/LoRWeB, attlora_forward).
+
+    x: (batch, tokens, in), or (batch, in) in modulation layers, which have no tokens: their input is the query.
+    Returns (batch, in). Raises LoRWebError if the mode looks at reference tokens and there are none.
+    """
+    if x.ndim == 2 or _MODULATION.search(layer):
+        return x if x.ndim == 2 else x[:, 0]
+    share = TOKEN_MODES[mode]
+    if share is None:
+        return POOLINGS[pooling](x)
+    # No image token comes into the text stream. As published, the same share of its second half is taken there.
+    references = x.shape[1] - x.shape[1] // 2 if _TEXT_STREAM.search(layer) else tokens.references
+    if not references:
+        raise LoRWebError(
+            f"The basis looks at the reference grid (query mode {mode}), but the model is given no reference. "
+            "Connect Kontext Extended-Attention Conditioning to the sampler's positive and negative."
+        )
+    if share(references) != references and tokens.pictures != 1:
+        raise LoRWebError(
+            f"The basis looks at a part of the reference grid (query mode {mode}), but the model is given "
+            f"{tokens.pictures} reference pictures. Set the layout to grid, and add no other reference."
+        )
+    start = x.shape[1] - references
+    return POOLINGS[pooling](x[:, start : start + max(1, share(references))])

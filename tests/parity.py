@@ -25,20 +25,34 @@ def load_parity() -> dict[str, Tensor]:
 def write_checkpoint(folder: Path, case: str) -> Path:
     """Save the file's basis with the training YAML of one of CASES beside it; returns the checkpoint's path."""
     activation, reduction, heads = case.split("_")
+    return _write(
+        Path(folder, f"{case}.safetensors"),
+        {name.removeprefix("ckpt."): t for name, t in load_parity().items() if name.startswith("ckpt.")},
+        lora_heads=int(heads),
+        lora_softmax=activation == "softmax",
+        mixing_coeffs_type=reduction,
+        external_query=True,
+        query_mode="cat-aa'b",
+    )
+
+
+ACTIVATION_CASES = [(mode, pooling) for mode in ("aa'bb'", "caa'bb'", "caa'b", "caa'") for pooling in ("avg", "max")]
+"""Query mode and pooling of an activation-routed basis; the expected output, with `txt512`, is
+`velocity.activation.<mode>.<pooling>`."""
+
+
+def write_activation_checkpoint(folder: Path, mode: str, pooling: str) -> Path:
+    """The same basis with the projections for queries of the layers' own input."""
     tensors = {name.removeprefix("ckpt."): t for name, t in load_parity().items() if name.startswith("ckpt.")}
-    path = Path(folder) / f"{case}.safetensors"
+    tensors |= {name.removeprefix("act."): t for name, t in load_parity().items() if name.startswith("act.")}
+    path = Path(folder, f"{mode}.{pooling}.safetensors")
+    return _write(path, tensors, external_query=False, query_mode=mode, pooling_type=pooling)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], **kwargs: object) -> Path:
     save_file(tensors, path)
-    kwargs = {
-        "loras_num": 4,
-        "lora_keys_dim": 12,
-        "lora_heads": int(heads),
-        "lora_softmax": activation == "softmax",
-        "mixing_coeffs_type": reduction,
-        "external_query": True,
-        "query_projection_type": "linear",
-        "query_mode": "cat-aa'b",
-    }
-    network = {"type": "lorweb", "linear": 2, "network_kwargs": kwargs}
+    sizes = {"loras_num": 4, "lora_keys_dim": 12, "query_projection_type": "linear"}
+    network = {"type": "lorweb", "linear": 2, "network_kwargs": {**sizes, **kwargs}}
     path.with_suffix(".yaml").write_text(yaml.safe_dump({"config": {"process": [{"network": network}]}}))
     return path
 

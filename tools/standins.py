@@ -111,11 +111,14 @@ def basis(
     n: int,
     rank: int,
     keys: int,
-    query: int,
+    query: int | None,
     strength: float = 0.3,
     seed: int = 0,
 ) -> Weights:
-    """A LoRWeB checkpoint in the published layout, float16; `strength` is the standard deviation of B."""
+    """A LoRWeB checkpoint in the published layout, float16; `strength` is the standard deviation of B.
+
+    query: Q; None for an activation-routed basis, whose queries are as wide as each layer's input.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, std: float) -> Tensor:
@@ -128,7 +131,7 @@ def basis(
             weights[f"{layer}.lora_A"] = normal(n, fan_in, rank, std=fan_in**-0.5)
             weights[f"{layer}.lora_B"] = normal(n, rank, fan_out, std=strength)
             weights[f"{layer}.lora_keys"] = normal(n, keys, std=1.0)
-            weights[f"{layer}.att_lora_to_q.weight"] = normal(keys, query, std=query**-0.5)
+            weights[f"{layer}.att_lora_to_q.weight"] = normal(keys, query or fan_in, std=(query or fan_in) ** -0.5)
     return weights
 
 

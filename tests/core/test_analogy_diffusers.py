@@ -24,7 +24,8 @@ import standins_diffusers
 from diffusers import FluxTransformer2DModel
 
 from lorweb_core.__main__ import _read_image, main
-from lorweb_core.analogy import merge
+from lorweb_core.analogy import attach, merge
+from lorweb_core.grid import Size
 
 QUERY_WIDTH = 3 * 24
 
@@ -58,7 +59,7 @@ def transformer(monkeypatch) -> FluxTransformer2DModel:
     return model.eval()
 
 
-def velocity(transformer: FluxTransformer2DModel) -> torch.Tensor:
+def velocity(transformer: FluxTransformer2DModel, text: str = "txt") -> torch.Tensor:
     """Of the fixture's inputs, (1, 16, 8, 8)."""
     inputs = parity.load_parity()
 
@@ -73,8 +74,8 @@ def velocity(transformer: FluxTransformer2DModel) -> torch.Tensor:
             timestep=torch.tensor([0.6]),
             guidance=torch.tensor([2.5]),
             pooled_projections=inputs["pooled"],
-            encoder_hidden_states=inputs["txt"],
-            txt_ids=torch.zeros(inputs["txt"].shape[1], 3),
+            encoder_hidden_states=inputs[text].float(),
+            txt_ids=torch.zeros(inputs[text].shape[1], 3),
             img_ids=torch.cat(positions),
         ).sample[:, :16]
     return out.view(1, 4, 4, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(1, 16, 8, 8)
@@ -89,6 +90,16 @@ def test_merge_gives_the_published_output(transformer, tmp_path, case):
     expected = parity.load_parity()
     merge(transformer, load_basis(parity.write_checkpoint(tmp_path, case)).route(expected["query"]))
     assert parity.relative_error(velocity(transformer), expected[f"velocity.{case}"]) < 1e-5
+
+
+@pytest.mark.parametrize(("mode", "pooling"), parity.ACTIVATION_CASES)
+def test_activation_routed_bases_give_the_published_output(transformer, tmp_path, mode, pooling):
+    basis = load_basis(parity.write_activation_checkpoint(tmp_path, mode, pooling))
+    attachment = attach(transformer, basis.route(None), 1.0, Size(64, 64), torch.device("cpu"))
+    expected = parity.load_parity()[f"velocity.activation.{mode}.{pooling}"]
+    assert parity.relative_error(velocity(transformer, "txt512"), expected) < 1e-5
+    attachment.remove()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 
 def test_merge_keeps_dtypes_and_rounds_once(transformer, tmp_path):
@@ -186,6 +197,18 @@ def test_b_goes_through_grid_attention_and_cut_to_its_own_place(models, tmp_path
     assert difference[30:-30, 30:-30].abs().mean() < 10 / 255
 
 
+def test_an_activation_routed_basis_needs_no_image_encoder(models, tmp_path):
+    blocks = standins.block_linears(standins.HIDDEN, doubles=2, singles=2)
+    basis = tmp_path / "activation.safetensors"
+    save_file(standins.basis(blocks, n=4, rank=2, keys=8, query=None, strength=0.01), basis)
+    made = []
+    for strength in (0, 1):
+        changed = {"basis": basis, "encoder": tmp_path / "absent", "strength": strength}
+        assert main(command(models, tmp_path / "out.bmp", **changed)) == 0
+        made.append((tmp_path / "out.bmp").read_bytes())
+    assert made[0] != made[1]
+
+
 @pytest.mark.parametrize("fit", ["pad", "crop"])
 def test_fit(models, tmp_path, fit):
     assert main(command(models, tmp_path / "out.jpg", fit=fit, steps=1)) == 0
@@ -272,7 +295,7 @@ def test_refused_models_and_encoders(models, tmp_path, capfd):
     refused(models, tmp_path, capfd, "no such folder", encoder=tmp_path / "absent")
     refused(models, tmp_path, capfd, "image encoder", encoder=models)
     text_encoder = models / "pipeline" / "text_encoder"
-    refused(models, tmp_path, capfd, "clip_text_model", "not a CLIP image encoder", encoder=text_encoder)
+    refused(models, tmp_path, capfd, "clip_text_model", "not a CLIP or SigLIP image encoder", encoder=text_encoder)
     part = standins.image_encoder(tmp_path / "part", 24)
     weights = load_file(part / "model.safetensors")
     del weights["visual_projection.weight"]

@@ -105,6 +105,11 @@ def test_sizes_that_disagree(weights, save, part, shape, words):
     refused(save(weights), LAYER, *words)
 
 
+def test_two_spellings_in_one_layer(weights, save):
+    weights[f"{LAYER}.lora_down.weight"] = weights[f"{LAYER}.lora_A"].clone()
+    refused(save(weights), LAYER, "two tensors for its A")
+
+
 @pytest.mark.parametrize("alpha", [torch.tensor(torch.nan), torch.tensor([1.0, 2.0])])
 def test_an_alpha_that_is_no_number(weights, save, alpha):
     refused(save({**weights, f"{LAYER}.alpha": alpha}), f"alpha of layer {LAYER}", "one finite number")
@@ -153,7 +158,15 @@ def test_values_are_read_once_per_file_and_again_when_it_changed(weights, save):
         ({"lora_softmax": "yes"}, ["lora_softmax is 'yes'", "true or false"]),
         ({"mixing_coeffs_type": "max"}, ["mixing_coeffs_type is 'max'", "mean, sum"]),
         ({"query_mode": "zz'"}, ['query_mode is "zz\'"', "cat-aa'b"]),
-        ({"external_query": False}, ["external_query is False", "true"]),
+        ({"external_query": "no"}, ["external_query is 'no'", "true or false"]),
+        ({"external_query": False}, ["external_query: false", "queries of 12 values", "basis.safetensors"]),
+        ({"external_query": False, "query_mode": "cat-aa'b"}, ['query_mode is "cat-aa\'b"', "caa'bb'"]),
+        ({"query_projection_type": "none"}, ["query_projection_type: none", "basis.safetensors", "att_lora_to_q"]),
+        ({"pooling_type": "min"}, ["pooling_type is 'min'", "avg, max"]),
+        (
+            {"query_mode": "paa'b", "external_query_model": "google/siglip2-base-patch16-224"},
+            ['query_mode is "paa\'b"', "google/siglip2-base-patch16-224", "openai/clip-vit-large-patch14"],
+        ),
         ({"external_query_model": "some/encoder"}, ["some/encoder", "openai/clip-vit-large-patch14"]),
     ],
 )

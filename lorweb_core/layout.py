@@ -1,0 +1,110 @@
+"""Layouts: how an analogy is shown to the model, and where b' is in what it samples.
+
+`grid` is the published one. `sequence` shows each image as a reference of its own, at the size of what is sampled:
+the answer is the whole picture and not a cell of it. A new layout is an entry in LAYOUTS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import LoRWebError
+from .grid import Size, area_size, cut_result, fitted, grid_sizes, reference_grid, resize
+from .triplet import Triplet
+
+
+class Shown(NamedTuple):
+    sampled: Size
+    """Of the picture to sample."""
+    references: list[Tensor]
+    """(H, W, 3) in 0–1, the one at frame index 1 first."""
+    overview: Tensor
+    """All of them in one picture, (H, W, 3), to look at."""
+
+
+class Layout(NamedTuple):
+    show: Callable[[Triplet, float, str], Shown]
+    """Triplet, megapixels of the sampled picture, fit → what the model gets."""
+    result: Callable[[Tensor, Size | None, str, int], Tensor]
+    """Decoded pictures (n, H, W, 3), b's size or None, fit, number of pairs → b', (n, h, w, 3)."""
+    example_shares: Callable[[int], list[float]]
+    """Number of pairs → how much of each reference, from its top, shows the pairs; the rest shows b."""
+    indexed: bool
+    """Whether the references are told apart by their frame indices, which further references would shift."""
+
+
+def _show_grid(triplet: Triplet, megapixels: float, fit: str) -> Shown:
+    a, _ = triplet.pairs[0]
+    sampled, reference = grid_sizes(Size(*a.shape[:2]), megapixels, len(triplet.pairs))
+    grid = reference_grid(triplet.pairs, triplet.b, sampled, reference, fit)
+    return Shown(sampled, [grid], grid)
+
+
+def _show_sequence(triplet: Triplet, megapixels: float, fit: str) -> Shown:
+    """b, a', a: frame indices 1, 2, 3; each further pair goes on from there. Each a' has its a's shape."""
+    sampled = area_size(Size(*triplet.b.shape[:2]), megapixels)
+    references = [resize(triplet.b[None], sampled)[0]]
+    for a, a_prime in triplet.pairs:
+        shape = Size(*a.shape[:2])
+        size = area_size(shape, megapixels)
+        references += [fitted(a_prime, size, shape, fit), resize(a[None], size)[0]]
+    height = min(r.shape[0] for r in references)
+    overview = [resize(r[None], Size(height, max(1, round(r.shape[1] * height / r.shape[0]))))[0] for r in references]
+    return Shown(sampled, references, torch.cat(overview[::-1], 1))
+
+
+def _sequence_result(images: Tensor, b: Size | None, fit: str, pairs: int) -> Tensor:
+    return images if b is None else resize(images, b)
+
+
+LAYOUTS = {
+    "grid": Layout(_show_grid, cut_result, lambda pairs: [pairs / (pairs + 1)], indexed=False),
+    "sequence": Layout(_show_sequence, _sequence_result, lambda pairs: [0.0] + [1.0] * (2 * pairs), indexed=True),
+}
+
+
+def find_layout(name: str) -> Layout:
+    if name not in LAYOUTS:
+        raise LoRWebError(f"layout is {name!r}; expected one of: {', '.join(LAYOUTS)}.")
+    return LAYOUTS[name]
+
+
+def check_weights(example_weight: float, b_weight: float) -> None:
+    for name, weight in {"example_weight": example_weight, "b_weight": b_weight}.items():
+        if not 0 < weight < math.inf:
+            raise LoRWebError(
+                f"{name} is {weight}; expected a number above 0: 1 as trained, less to look there less, more to look "
+                "there more."
+            )
+
+
+def attention_bias(
+    layout: str, references: Sequence[Size], pairs: int, example_weight: float, b_weight: float
+) -> Tensor:
+    """What to add to the attention logits of the reference tokens so that each counts as often as weighted: (tokens,).
+
+    references: rows and columns of tokens of every reference that the model gets, in order. The layout's own are the
+    last; others keep their weight. Raises LoRWebError if these cannot be this layout's.
+    """
+    check_weights(example_weight, b_weight)
+    chosen = find_layout(layout)
+    shares = chosen.example_shares(pairs)
+    others = len(references) - len(shares)
+    if others < 0 or (chosen.indexed and others):
+        raise LoRWebError(
+            f"The model is given {len(references)} reference images, but the layout {layout!r} with {pairs} pair(s) "
+            f"has {len(shares)}. Connect Kontext Extended-Attention Conditioning to the sampler, its negative too, and "
+            "set the same layout and number of pairs on Analogy Attention."
+        )
+    biases = [torch.zeros(math.prod(size)) for size in references[:others]]
+    for (rows, columns), share in zip(references[others:], shares, strict=True):
+        # The border between a' and b may lie within a row of tokens.
+        example = (share * rows - torch.arange(rows)).clamp(0, 1)
+        bias = example * math.log(example_weight) + (1 - example) * math.log(b_weight)
+        biases.append(bias.repeat_interleave(columns))
+    return torch.cat(biases)

@@ -1,0 +1,68 @@
+"""Images as they are given → the analogies to solve: which pairs (a, a') demonstrate the edit of which b."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .errors import LoRWebError
+
+MIN_SIDE = 16
+"""Pixels: smaller images hold nothing to edit."""
+
+
+class Triplet(NamedTuple):
+    """One analogy: b, and the pairs (a, a') that demonstrate its edit. Images are (H, W, 3), float in 0–1."""
+
+    pairs: list[tuple[Tensor, Tensor]]
+    b: Tensor
+
+
+def triplets(a: Tensor, a_prime: Tensor, b: Tensor) -> list[Triplet]:
+    """Match up images or batches of them, (H, W, C) or (n, H, W, C): one Triplet per b.
+
+    One pair demonstrates the edit of every b; as many pairs as b's are whole triplets; several pairs and one b are
+    several demonstrations of one edit. Raises LoRWebError, with the sizes, for any other batches.
+    """
+    a, a_prime, b = rgb_images(a, "a"), rgb_images(a_prime, "a_prime"), rgb_images(b, "b")
+    if len(a) != len(a_prime):
+        raise LoRWebError(
+            f"a is a batch of {len(a)} and a_prime of {len(a_prime)} images; they are pairs, so give as many of both."
+        )
+    pairs = list(zip(a, a_prime, strict=True))
+    if len(b) == 1:
+        return [Triplet(pairs, b[0])]
+    if len(pairs) not in (1, len(b)):
+        raise LoRWebError(
+            f"{len(pairs)} pairs (a, a_prime) and {len(b)} b's do not fit together. Give one pair for all b's, a pair "
+            "for each b, or several pairs and one b."
+        )
+    return [Triplet([pair], image) for pair, image in zip(pairs * (len(b) // len(pairs)), b, strict=True)]
+
+
+def rgb_images(images: Tensor, name: str) -> Tensor:
+    """Check one image or a batch: (H, W, C) or (n, H, W, C), RGB or RGBA → (n, H, W, 3). Alpha is dropped."""
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or not len(images) or images.shape[-1] not in (3, 4):
+        raise LoRWebError(
+            f"{name} has the shape {tuple(images.shape)}; expected images of height, width and 3 (RGB) or 4 (RGBA) "
+            "channels."
+        )
+    if min(images.shape[1:3]) < MIN_SIDE:
+        raise LoRWebError(
+            f"{name} is {images.shape[2]}×{images.shape[1]} pixels; expected at least {MIN_SIDE} a side. "
+            "Give a larger image."
+        )
+    return images[..., :3]
+
+
+def rgb_image(image: Tensor, name: str) -> Tensor:
+    """Check exactly one image: (H, W, C) or (1, H, W, C) → (H, W, 3)."""
+    images = rgb_images(image, name)
+    if len(images) != 1:
+        raise LoRWebError(
+            f"{name} is a batch of {len(images)} images; expected one. Pick one, e.g. with ImageFromBatch."
+        )
+    return images[0]
