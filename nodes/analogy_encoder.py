@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import comfy.clip_model
 import comfy.model_management
 import comfy.model_patcher
 import folder_paths
@@ -11,11 +13,14 @@ from comfy_api.latest import io
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder, encode_query
-from ..lorweb_core.encoder import load_clip
-from ..lorweb_core.grid import rgb_image
-from ..lorweb_core.query import check_encoder
+from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder
+from ..lorweb_core.demonstrations import DEMONSTRATIONS, mix
+from ..lorweb_core.encoder import ENCODERS, check_encoder, load_encoder
+from ..lorweb_core.triplet import triplets
 from . import sockets
+
+# The host's name for a kind of vision tower → ours.
+FAMILIES = {"clip_vision_model": "clip", "siglip_vision_model": "siglip", "siglip2_vision_model": "siglip"}
 
 
 class AnalogyEncoder(io.ComfyNode):
@@ -28,35 +33,76 @@ class AnalogyEncoder(io.ComfyNode):
             description="Looks at the analogy a : a' :: b : ? and picks the mixture of LoRAs that makes this edit.",
             inputs=[
                 sockets.Basis.Input("basis", tooltip="From the LoRWeB Basis Loader."),
-                io.Image.Input("a", tooltip="The example before the edit. Any size; one image."),
+                io.Image.Input("a", tooltip="The example before the edit. Any size; a batch goes with one of a_prime."),
                 io.Image.Input("a_prime", tooltip="The same example after the edit."),
-                io.Image.Input("b", tooltip="The picture to edit in the same way."),
+                io.Image.Input(
+                    "b", tooltip="The picture to edit in the same way. Of a batch each gets a mixture of its own."
+                ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="Load CLIP Vision with CLIP ViT-L/14 (openai/clip-vit-large-patch14). Left open, that "
-                    "encoder is loaded from models/clip_vision/clip-vit-large-patch14 or the Hugging Face cache.",
+                    tooltip="Load CLIP Vision with the encoder that the basis was trained with, as published CLIP "
+                    "ViT-L/14 (openai/clip-vit-large-patch14). Left open, it is loaded from its folder, "
+                    "models/clip_vision/clip-vit-large-patch14, or the Hugging Face cache. A basis routed by the "
+                    "layers' own inputs needs none.",
+                ),
+                io.Combo.Input(
+                    "demonstrations",
+                    options=list(DEMONSTRATIONS),
+                    optional=True,
+                    default=DEMONSTRATIONS[0],
+                    tooltip="For several pairs (a, a_prime) and one b: average what the encoder sees in them, or the "
+                    "coefficients that each of them gives.",
                 ),
             ],
             outputs=[sockets.Mixture.Output("mixture", tooltip="Mixing coefficients per layer; for Mixed LoRA Apply.")],
         )
 
     @classmethod
-    def execute(cls, basis: LoRABasis, a: Tensor, a_prime: Tensor, b: Tensor, clip_vision=None) -> io.NodeOutput:
-        a, a_prime, b = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
+    def execute(
+        cls,
+        basis: LoRABasis,
+        a: Tensor,
+        a_prime: Tensor,
+        b: Tensor,
+        clip_vision=None,
+        demonstrations: str = DEMONSTRATIONS[0],
+    ) -> io.NodeOutput:
+        analogies = triplets(a, a_prime, b)
+        if not basis.config.external_query:
+            return io.NodeOutput(basis.route(None))
         needed = basis.config.external_query_model
         encoder = _load_encoder(needed) if clip_vision is None else encoder_from_clip_vision(clip_vision)
         check_encoder(encoder, needed)
-        return io.NodeOutput(basis.route(encode_query(encoder, a, a_prime, b, basis.config.query_mode)))
+        return io.NodeOutput(mix(basis, encoder, analogies, demonstrations))
 
 
 def encoder_from_clip_vision(clip_vision) -> VisionEncoder:
     """Wrap the host's CLIP_VISION, which normalizes, loads and unloads for itself (comfy/clip_vision.py)."""
 
     def tower(squares: Tensor) -> Tensor:
-        return clip_vision.encode_image(squares.movedim(1, -1))["image_embeds"]
+        embeddings = clip_vision.encode_image(squares.movedim(1, -1))["image_embeds"]
+        if embeddings.ndim != 2:
+            raise LoRWebError(
+                f"This ComfyUI's Load CLIP Vision reads a {clip_vision.model_type} without its pooling head, and with "
+                "it its embedding. Leave clip_vision open: the encoder is then loaded from its folder."
+            )
+        return embeddings
 
-    return VisionEncoder(tower, clip_vision.image_size)
+    def states(squares: Tensor, layers: tuple[int, ...]) -> Tensor:
+        comfy.model_management.load_model_gpu(clip_vision.patcher)
+        pixels = comfy.clip_model.clip_preprocess(
+            squares.movedim(1, -1).to(clip_vision.load_device),
+            size=clip_vision.image_size,
+            mean=clip_vision.image_mean,
+            std=clip_vision.image_std,
+        )
+        # Every layer's output, (k, layers, T, W).
+        hidden = clip_vision.model(pixel_values=pixels.float(), intermediate_output="all")[1]
+        return torch.cat([hidden[:, layer] for layer in layers], 1)
+
+    family = FAMILIES.get(clip_vision.model_type, clip_vision.model_type)
+    return VisionEncoder(tower, clip_vision.image_size, family, states if family == "clip" else None)
 
 
 def _load_encoder(model_id: str) -> VisionEncoder:
@@ -72,9 +118,11 @@ def _load_encoder(model_id: str) -> VisionEncoder:
     except (OSError, ValueError, SafetensorError) as error:
         here = isinstance(error, LoRWebError) or found != model_id
         problem = f"cannot be loaded from {found} ({error})" if here else "is not on this machine"
+        # Of SigLIP the host has no pooling head, see encoder_from_clip_vision.
+        put = "Connect Load CLIP Vision with it, or put" if ENCODERS[model_id].family == "clip" else "Put"
         raise LoRWebError(
-            f"The image encoder {model_id} {problem}. Connect Load CLIP Vision with it, or put config.json and "
-            f"model.safetensors from https://huggingface.co/{model_id} into {folders[0]}."
+            f"The image encoder {model_id} {problem}. {put} config.json and model.safetensors from "
+            f"https://huggingface.co/{model_id} into {folders[0]}."
         ) from error
 
 
@@ -87,15 +135,19 @@ def _encoder_from_folder(folder: str) -> VisionEncoder:
     """`folder` may also be a Hugging Face id. The host moves the weights on and off the GPU like any other model's."""
     device = comfy.model_management.text_encoder_device()
     dtype = torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
-    model = load_clip(folder, local_files_only=True).to(dtype)
+    model = load_encoder(folder, local_files_only=True).to(dtype)
     encoder = VisionEncoder.from_transformers(model)
     # A container, because ModelPatcher sets attributes that transformers models keep for themselves.
     patcher = comfy.model_patcher.ModelPatcher(
         torch.nn.ModuleList([model]), device, comfy.model_management.text_encoder_offload_device()
     )
 
-    def tower(squares: Tensor) -> Tensor:
-        comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        return encoder.tower(squares)
+    def loaded(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run_loaded(*arguments) -> Tensor:
+            comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+            return run(*arguments)
 
-    return VisionEncoder(tower, encoder.image_size)
+        return run_loaded
+
+    states = loaded(encoder.states) if encoder.states else None
+    return VisionEncoder(loaded(encoder.tower), encoder.image_size, encoder.family, states)

@@ -2,18 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
-from ..lorweb_core.checkpoint import file_identity, read_checkpoint
+from ..lorweb_core.checkpoint import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard, read_checkpoint
 from ..lorweb_core.config import find_config
 from . import sockets
+from .progress import progress_bar
 
 FOLDER = "lorweb"
 AUTO = "auto"
+CHECKPOINTS = (".safetensors", INDEX_SUFFIX)
+CONFIGS = (".yaml", ".yml")
 
 
 class BasisLoader(io.ComfyNode):
@@ -27,15 +28,16 @@ class BasisLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "basis_name",
-                    options=_files(".safetensors"),
-                    tooltip="The LoRWeB checkpoint, a .safetensors file in models/lorweb. Press R after adding one.",
+                    options=[name for name in _files(*CHECKPOINTS) if not is_shard(name)],
+                    tooltip="The LoRWeB checkpoint, a .safetensors file in models/lorweb, or the "
+                    ".safetensors.index.json of one in several files. Press R after adding one.",
                 ),
                 io.Combo.Input(
                     "config_name",
-                    options=[AUTO, *_files(".yaml", ".yml")],
+                    options=[AUTO, *_files(*CONFIGS)],
                     default=AUTO,
                     tooltip="The training config that says how the basis is routed. auto: the YAML of the same name "
-                    "or config.yaml beside the checkpoint; without one the released settings, sizes from the tensors.",
+                    "or config.yaml beside the checkpoint; without one what the tensors allow, the rest as released.",
                 ),
             ],
             outputs=[sockets.Basis.Output("basis", tooltip="The basis, memory-mapped; for the Analogy Encoder.")],
@@ -45,25 +47,20 @@ class BasisLoader(io.ComfyNode):
     def validate_inputs(cls, basis_name: str) -> bool | str:
         # Said when the prompt is queued. The host itself holds config_name against its list.
         try:
-            read_checkpoint(_listed(basis_name, ".safetensors"))
+            read_checkpoint(_listed(basis_name, *CHECKPOINTS))
         except LoRWebError as error:
             return str(error)
         return True
 
     @classmethod
     def fingerprint_inputs(cls, basis_name: str, config_name: str) -> tuple:
-        return tuple(file_identity(path) for path in _paths(basis_name, config_name) if path)
+        basis, config = _paths(basis_name, config_name)
+        return checkpoint_identity(basis), config and file_identity(config)
 
     @classmethod
     def execute(cls, basis_name: str, config_name: str = AUTO) -> io.NodeOutput:
         basis = load_basis(*_paths(basis_name, config_name))
-        bar = comfy.utils.ProgressBar(len(basis.layers))
-
-        def progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, total)
-
-        basis.check_values(progress)
+        basis.check_values(progress_bar(len(basis.layers)))
         return io.NodeOutput(basis)
 
 
@@ -73,8 +70,8 @@ def _files(*suffixes: str) -> list[str]:
 
 def _paths(basis_name: str, config_name: str) -> tuple[Path, Path | None]:
     """The files of a basis and of its config, if it has one."""
-    basis = _listed(basis_name, ".safetensors")
-    return basis, find_config(basis) if config_name == AUTO else _listed(config_name, ".yaml", ".yml")
+    basis = _listed(basis_name, *CHECKPOINTS)
+    return basis, find_config(basis) if config_name == AUTO else _listed(config_name, *CONFIGS)
 
 
 def _listed(name: str, *suffixes: str) -> Path:

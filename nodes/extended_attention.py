@@ -7,7 +7,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lorweb_core.grid import FITS, Size, grid_sizes, reference_grid, rgb_image
+from ..lorweb_core import LoRWebError
+from ..lorweb_core.grid import FITS
+from ..lorweb_core.layout import LAYOUTS, find_layout
+from ..lorweb_core.triplet import triplets
 
 # FLUX's autoencoder.
 LATENT_CHANNELS = 16
@@ -17,6 +20,12 @@ FIT_TOOLTIP = (
     "Where shapes differ from a's. stretch: resized to a's shape, as published. pad: black borders. crop: the middle. "
     "Set the same on Kontext Extended-Attention Conditioning and Analogy Result."
 )
+LAYOUT_TOOLTIP = (
+    "grid: [a a'; b b] in one reference, as published; b' is the last cell of what is sampled. sequence: a, a' and b "
+    "as references of their own; what is sampled is b', in b's shape. Set the same on all nodes that ask for it."
+)
+PAIRS_TOOLTIP = "How many pairs the model is shown: 1, or with demonstrations at 'all pairs' as many as were given."
+DEMONSTRATIONS = ("first pair", "all pairs")
 
 
 class ExtendedAttention(io.ComfyNode):
@@ -26,24 +35,37 @@ class ExtendedAttention(io.ComfyNode):
             node_id="LoRWeBExtendedAttention",
             display_name="Kontext Extended-Attention Conditioning",
             category="LoRWeB",
-            description="Shows FLUX.1 Kontext the grid [a a'; b b] as reference; the grid it samples ends in b'.",
+            description="Shows FLUX.1 Kontext a, a' and b as reference: as the grid [a a'; b b], or each for itself.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt, e.g. from CLIP Text Encode and FluxGuidance."),
                 io.Vae.Input("vae", tooltip="FLUX.1's autoencoder (ae.safetensors)."),
-                io.Image.Input("a", tooltip="The example before the edit. The grid takes its shape."),
-                io.Image.Input("a_prime", tooltip="The same example after the edit."),
-                io.Image.Input("b", tooltip="The picture to edit in the same way."),
+                io.Image.Input(
+                    "a",
+                    tooltip="The example before the edit. The grid takes its shape. A batch: one per b, or several"
+                    " for one b.",
+                ),
+                io.Image.Input("a_prime", tooltip="The same example after the edit; of a batch of a's as many."),
+                io.Image.Input("b", tooltip="The picture to edit in the same way; a batch is edited in one run."),
                 io.Float.Input(
                     "megapixels",
                     default=1.0,
                     min=0.01,
                     max=16.0,
                     step=0.01,
-                    tooltip="Size of the whole grid in 1024 × 1024 pixels; b' is a quarter of it. 1.0 as published.",
+                    tooltip="Size of what is sampled in 1024 × 1024 pixels, 1.0 as published. In the layout grid that "
+                    "is the whole grid, and b' a quarter of it; in sequence it is b' itself.",
                 ),
                 io.Combo.Input("fit", options=list(FITS), optional=True, default="stretch", tooltip=FIT_TOOLTIP),
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="Gets the same reference, for samplers with CFG above 1."
+                ),
+                io.Combo.Input("layout", options=list(LAYOUTS), optional=True, default="grid", tooltip=LAYOUT_TOOLTIP),
+                io.Combo.Input(
+                    "demonstrations",
+                    options=list(DEMONSTRATIONS),
+                    optional=True,
+                    default="first pair",
+                    tooltip="Of several pairs for one b: show the model the first, as trained, or all of them.",
                 ),
             ],
             outputs=[
@@ -51,8 +73,8 @@ class ExtendedAttention(io.ComfyNode):
                 io.Conditioning.Output(
                     "negative", tooltip="As given, with the reference. Without one: the positive zeroed out, for CFG 1."
                 ),
-                io.Latent.Output("latent", tooltip="Empty, of the grid's size; for the sampler."),
-                io.Image.Output("grid", tooltip="The reference grid, to look at."),
+                io.Latent.Output("latent", tooltip="Empty, of the size to sample; for the sampler."),
+                io.Image.Output("grid", tooltip="What the model is shown, to look at."),
             ],
         )
 
@@ -67,20 +89,47 @@ class ExtendedAttention(io.ComfyNode):
         megapixels: float = 1.0,
         fit: str = "stretch",
         negative=None,
+        layout: str = "grid",
+        demonstrations: str = "first pair",
     ) -> io.NodeOutput:
-        a, a_prime, b = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
-        sampled, reference = grid_sizes(Size(*a.shape[:2]), megapixels)
-        grid = reference_grid(a, a_prime, b, sampled, reference, fit)[None]
-        values = {"reference_latents": [vae.encode(grid)]}
-        latent = torch.zeros(
-            (1, LATENT_CHANNELS, sampled.height // DOWNSCALE, sampled.width // DOWNSCALE),
-            device=comfy.model_management.intermediate_device(),
-        )
+        chosen = find_layout(layout)
+        if demonstrations not in DEMONSTRATIONS:
+            raise LoRWebError(f"demonstrations is {demonstrations!r}; expected one of: {', '.join(DEMONSTRATIONS)}.")
         if negative is None:
             (negative,) = nodes.ConditioningZeroOut().zero_out(positive)
+        if chosen.indexed:
+            positive, negative = _indexed(positive, "positive"), _indexed(negative, "negative")
+        analogies = triplets(a, a_prime, b)
+        if demonstrations == "first pair":
+            analogies = [analogy._replace(pairs=analogy.pairs[:1]) for analogy in analogies]
+        shown = [chosen.show(analogy, megapixels, fit) for analogy in analogies]
+        references = [torch.stack(images) for images in zip(*(s.references for s in shown), strict=True)]
+        values = {"reference_latents": [vae.encode(images) for images in references]}
+        height, width = shown[0].sampled  # of all: the images of a batch are of one size
+        latent = torch.zeros(
+            (len(analogies), LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE),
+            device=comfy.model_management.intermediate_device(),
+        )
         return io.NodeOutput(
             node_helpers.conditioning_set_values(positive, values, append=True),
             node_helpers.conditioning_set_values(negative, values, append=True),
             {"samples": latent},
-            grid,
+            torch.stack([s.overview for s in shown]),
         )
+
+
+def _indexed(conditioning: list, name: str) -> list:
+    """With the host's method that gives its references the frame indices 1, 2, 3, …: in the order of their list."""
+    for _, values in conditioning:
+        if values.get("reference_latents"):
+            raise LoRWebError(
+                f"{name} has reference images already, which take the frame indices of the layout sequence. Take out "
+                "the node that adds them, or choose the layout grid."
+            )
+        method = values.get("reference_latents_method", "index")
+        if method != "index":
+            raise LoRWebError(
+                f"{name} has the reference method {method!r}, but the layout sequence needs 'index'. Take out the node "
+                "that sets it, or choose the layout grid."
+            )
+    return node_helpers.conditioning_set_values(conditioning, {"reference_latents_method": "index"})

@@ -7,17 +7,17 @@ import comfy.lora
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import WeightAdapterBase
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
-from ..lorweb_core.mixture import mixed_delta
 from . import sockets
+from .runtime_injection import HostKeys, inject_mixture
+from .weight_patch import MixedLoRAAdapter
 
 log = logging.getLogger(__name__)
 
-METHODS = ("auto", "merge")
+METHODS = ("auto", "merge", "runtime")
 
 
 class MixedLoRAApply(io.ComfyNode):
@@ -39,68 +39,94 @@ class MixedLoRAApply(io.ComfyNode):
                     step=0.01,
                     tooltip="How much of the edit: 1 as trained, 0 none, negative the opposite direction.",
                 ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="auto",
+                    optional=True,
+                    tooltip="merge: into the weights, once; a step then takes as long as without. runtime: added in "
+                    "the forward pass, weights untouched; for batches of different analogies, quantized models and "
+                    "bases that route by activation. auto: runtime for these, else merge; the log says which and why.",
+                ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with this analogy's LoRA in it.")],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, mixture: Mixture, strength: float = 1.0) -> io.NodeOutput:
-        return io.NodeOutput(apply_mixture(model, mixture, strength))
-
-
-class MixedLoRAAdapter(WeightAdapterBase):
-    """A layer's mixture as a patch of the host. A and B are the basis's own tensors, never copies.
-
-    All state is in `weights` = (A, B, coefficients, scale): the host's low-VRAM paths move the tensors in it and
-    rebuild the adapter from it (comfy/lora.py, prefetch_prepared_value).
-    """
-
-    name = "lorweb"
-
-    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor, Tensor, Tensor, float]):
-        self.loaded_keys = loaded_keys
-        self.weights = weights
-
-    def calculate_weight(
-        self,
-        weight: Tensor,
-        key: str,
-        strength: float,
-        strength_model: float,
-        offset: tuple[int, int, int] | None,
-        function,
-        intermediate_dtype: torch.dtype = torch.float32,
-        original_weight=None,
-    ) -> Tensor:
-        A, B, coefficients, scale = self.weights
-        A, B, coefficients = (t.to(weight.device) for t in (A, B, coefficients))
-        weight += function(mixed_delta(A, B, coefficients, strength * scale, intermediate_dtype).to(weight.dtype))
-        return weight
+    def execute(
+        cls, model: ModelPatcher, mixture: Mixture, strength: float = 1.0, method: str = "auto"
+    ) -> io.NodeOutput:
+        return io.NodeOutput(apply_mixture(model, mixture, strength, method))
 
 
 def apply_mixture(model: ModelPatcher, mixture: Mixture, strength: float = 1.0, method: str = "auto") -> ModelPatcher:
-    """A clone of `model` with the mixture as weight patches; `model` is untouched and no weight is read yet.
+    """A clone of `model` with the mixture on it; `model` is untouched and no weight is read yet.
 
-    method: "merge" adds ΔW to the weights when the host loads them; "auto" chooses, today always merge.
-    Raises LoRWebError if the model is no FLUX.1 or does not have every layer of the basis in its size.
+    method: "merge" adds ΔW to the weights when the host loads them, "runtime" adds the mixture to the layers' outputs
+    in the forward pass, "auto" chooses and logs why. Raises LoRWebError if the model is no FLUX.1 or does not have
+    every layer of the basis in its size, or if the mixture cannot be merged.
     """
     if method not in METHODS:
         raise LoRWebError(f"method is {method!r}; expected one of: {', '.join(METHODS)}.")
     if not math.isfinite(strength):
         raise LoRWebError(f"strength is {strength}; expected a number, 1.0 as trained.")
-    layers = mixture.basis.layers
-    patches = {
-        key: MixedLoRAAdapter(set(), (layers[name].A, layers[name].B, mixture.coefficients[name], layers[name].scale))
-        for name, key in _host_keys(model, mixture.basis).items()
-    }
+    mixture.check_values()
+    keys = _host_keys(model, mixture.basis)
+    unmergeable = _why_not_merged(mixture)
+    if method == "merge" and unmergeable:
+        raise LoRWebError(f"This cannot be merged: {unmergeable}. Set the method to runtime or auto.")
+    if method == "auto":
+        reason = unmergeable or _why_not_better_merged(model, keys)
+        method = "runtime" if reason else "merge"
+        why = reason or "one mixture fits the weights"
+        log.info("%s: method auto takes %s, because %s.", mixture.basis.name, method, why)
     patched = model.clone()
-    if strength != 0:
+    if strength == 0:
+        return patched
+    if method == "runtime":
+        inject_mixture(patched, mixture, strength, keys)
+    else:
+        layers = mixture.basis.layers
+        patches = {
+            key: MixedLoRAAdapter(
+                set(), (layers[name].A, layers[name].B, mixture.coefficients[name], layers[name].scale)
+            )
+            for name, key in keys.items()
+        }
         patched.add_patches(patches, strength)
-    log.debug("%s: %d layers patched at strength %g", mixture.basis.name, len(patches), strength)
+    log.debug("%s: %d layers, strength %g, %s", mixture.basis.name, len(keys), strength, method)
     return patched
 
 
-def _host_keys(model: ModelPatcher, basis: LoRABasis) -> dict[str, str | tuple]:
+def _why_not_merged(mixture: Mixture) -> str | None:
+    if not mixture.basis.config.external_query:
+        return f"{mixture.basis.name} routes by each layer's own input, which changes at every step"
+    if mixture.analogies > 1:
+        return f"the mixture is of {mixture.analogies} analogies, and weights can hold one"
+    return None
+
+
+def _why_not_better_merged(model: ModelPatcher, keys: HostKeys) -> str | None:
+    for key in keys.values():
+        weight_key = key[0] if isinstance(key, tuple) else key
+        stored = quantized_as(comfy.utils.get_attr(model.model, weight_key))
+        if stored:
+            return f"the model is stored as {stored}, to which merged weights would be rounded"
+    return None
+
+
+def quantized_as(weight: Tensor | None) -> str | None:
+    """The name of the format of a weight in fewer bits than 16; None for an ordinary one."""
+    if weight is None:  # not loaded from its file yet
+        return None
+    if hasattr(weight, "tensor_type"):  # ComfyUI-GGUF's GGMLTensor, which shows the bytes' dtype
+        return None if weight.tensor_type is None or weight.tensor_type.name in ("F32", "F16", "BF16") else "GGUF"
+    if type(weight) not in (Tensor, torch.nn.Parameter):  # the host's QuantizedTensor, which shows the dtype it had
+        return type(weight).__name__
+    return None if weight.dtype.itemsize > 1 else str(weight.dtype).removeprefix("torch.")
+
+
+def _host_keys(model: ModelPatcher, basis: LoRABasis) -> HostKeys:
     """Layer of the basis → the host's weight key, or (key, (dim, offset, size)) where the host fuses layers."""
     if model.model.model_config.unet_config.get("image_model") != "flux":
         raise LoRWebError(

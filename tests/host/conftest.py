@@ -56,3 +56,33 @@ def load_flux(host) -> Callable:
 def mixture(host, tmp_path):
     """The fixture's basis, routed by its query; tanh gives coefficients of both signs."""
     return host.core.load_basis(parity.write_checkpoint(tmp_path, "tanh_sum_4")).route(parity.load_parity()["query"])
+
+
+@pytest.fixture
+def velocity(host, monkeypatch):
+    """What a MODEL predicts for the fixture's inputs, loaded and patched by the host."""
+    import comfy.ldm.flux.model
+    import comfy.model_management
+
+    def timestep_embedding(t, dim, max_period=10000, time_factor=1000.0):
+        angles = (time_factor * t)[:, None].float() * parity.fixture_frequencies()
+        return torch.cat([angles.cos(), angles.sin()], -1)
+
+    # The fixtures' machine rounded seven of these 128 frequencies otherwise: see parity.fixture_frequencies.
+    monkeypatch.setattr(comfy.ldm.flux.model, "timestep_embedding", timestep_embedding)
+    inputs = parity.load_parity()
+
+    def velocity(model, text: str = "txt", load: bool = True) -> torch.Tensor:
+        if load:
+            comfy.model_management.load_models_gpu([model])
+        with torch.no_grad():
+            return model.model.diffusion_model(
+                inputs["latent"],
+                torch.tensor([0.6]),
+                inputs[text].float(),
+                inputs["pooled"],
+                torch.tensor([2.5]),
+                ref_latents=[inputs["reference"]],
+            )
+
+    return velocity

@@ -89,6 +89,33 @@ def test_b_goes_through_grid_attention_and_result_to_its_own_place(server, graph
     assert difference(0, 0) < min(difference(8, 0), difference(-8, 0), difference(0, 8), difference(0, -8))
 
 
+def test_in_a_sequence_b_comes_back_whole_in_its_own_shape(server, graph):
+    """As above, b being sampled in its own shape, and with a node between that weighs the references."""
+    from comfy_server import PromptError
+    from PIL import Image
+
+    wide = standins.picture(False, "tree", size=(200, 300))
+    Image.fromarray((wide * 255).byte().numpy()).save(server.base / "input" / "wide.png")
+    graph = with_b(graph, "wide.png")
+    node(graph, "LoRWeBMixedLoRAApply")["strength"] = 0.0
+    node(graph, "LoRWeBExtendedAttention").update(layout="sequence", megapixels=0.05)
+    node(graph, "LoRWeBAnalogyResult")["layout"] = "sequence"
+    weights = {"example_weight": 0.5, "b_weight": 2.0, "layout": "sequence"}
+    model = node(graph, "KSampler")["model"]
+    graph["weights"] = {"class_type": "LoRWeBAnalogyAttention", "inputs": {"model": model, **weights}}
+    node(graph, "KSampler")["model"] = ["weights", 0]
+    b_prime = result(graph, server.run(graph)[0])
+    assert b_prime.shape == wide.shape
+    difference = (b_prime - wide * 255).abs()
+    assert difference.mean() < 15
+    assert difference.mean() < (b_prime - wide.flip(1) * 255).abs().mean() / 2
+
+    node(graph, "KSampler")["seed"] += 1
+    graph["weights"]["inputs"]["b_weight"] = 0.0
+    with pytest.raises(PromptError, match="b_weight"):  # before anything is sampled
+        server.run(graph)
+
+
 def test_two_prompts_queued_give_what_each_gives_alone(server, graph):
     other = with_b(graph, "a.png")
     node(graph, "KSampler")["seed"] = node(other, "KSampler")["seed"] = 7

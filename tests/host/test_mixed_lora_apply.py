@@ -11,36 +11,6 @@ LAYER = "transformer.transformer_blocks.0.attn.to_k"  # which the host fuses wit
 KEY = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
 
 
-@pytest.fixture
-def velocity(host, monkeypatch):
-    """What a MODEL predicts for the fixture's inputs, loaded and patched by the host."""
-    import comfy.ldm.flux.model
-    import comfy.model_management
-
-    def timestep_embedding(t, dim, max_period=10000, time_factor=1000.0):
-        angles = (time_factor * t)[:, None].float() * parity.fixture_frequencies()
-        return torch.cat([angles.cos(), angles.sin()], -1)
-
-    # The fixtures' machine rounded seven of these 128 frequencies otherwise: see parity.fixture_frequencies.
-    monkeypatch.setattr(comfy.ldm.flux.model, "timestep_embedding", timestep_embedding)
-    inputs = parity.load_parity()
-
-    def velocity(model, load: bool = True) -> torch.Tensor:
-        if load:
-            comfy.model_management.load_models_gpu([model])
-        with torch.no_grad():
-            return model.model.diffusion_model(
-                inputs["latent"],
-                torch.tensor([0.6]),
-                inputs["txt"],
-                inputs["pooled"],
-                torch.tensor([2.5]),
-                ref_latents=[inputs["reference"]],
-            )
-
-    return velocity
-
-
 def weights_of(model) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in model.model.state_dict().items()}
 
@@ -101,7 +71,7 @@ def test_the_patch_is_exact_to_the_weights_own_rounding_and_goes_without_a_trace
     for name, rows in (("q", slice(0, 128)), ("v", slice(256, 384))):
         layer = LAYER.replace("to_k", f"to_{name}")
         expected[rows] += 0.7 * dense_delta(mixture.coefficients[layer], layer)
-    patched = host.apply.apply_mixture(model, mixture, 0.7)
+    patched = host.apply.apply_mixture(model, mixture, 0.7, "merge")
     comfy.model_management.load_models_gpu([patched])
     loaded = patched.model.state_dict()[KEY]
     assert loaded.dtype == dtype
@@ -127,7 +97,7 @@ def test_scaled_fp8_weights_are_patched_through_the_hosts_own_requantization(hos
     model = comfy.sd.load_diffusion_model_state_dict(weights)
     before = velocity(model)
     assert parity.relative_error(before, parity.load_parity()["velocity.base"]) < 0.05
-    patched = velocity(host.apply.apply_mixture(model, mixture))
+    patched = velocity(host.apply.apply_mixture(model, mixture, method="merge"))
     # 0.10 measured, by the host's random rounding to 3 bits of mantissa; the base is 1.14 away.
     assert parity.relative_error(patched, parity.load_parity()["velocity.tanh_sum_4"]) < 0.2
     assert torch.equal(velocity(model), before)
@@ -269,7 +239,7 @@ def test_a_strength_that_is_no_number(host, load_flux, mixture, strength):
 
 
 def test_an_unknown_method(host, load_flux, mixture):
-    with pytest.raises(host.core.LoRWebError, match="'melt'.*auto, merge"):
+    with pytest.raises(host.core.LoRWebError, match="'melt'.*auto, merge, runtime"):
         host.apply.apply_mixture(load_flux(), mixture, method="melt")
 
 

@@ -61,14 +61,23 @@ def pictures() -> list[torch.Tensor]:
 
 SOCKETS = {
     "LoRWeBBasisLoader": ("LoRWeB Basis Loader", ["basis_name", "config_name"], ["LORWEB_BASIS"]),
-    "LoRWeBAnalogyEncoder": ("Analogy Encoder", ["basis", "a", "a_prime", "b", "clip_vision"], ["LORWEB_MIXTURE"]),
-    "LoRWeBMixedLoRAApply": ("Mixed LoRA Apply", ["model", "mixture", "strength"], ["MODEL"]),
+    "LoRWeBAnalogyEncoder": (
+        "Analogy Encoder",
+        ["basis", "a", "a_prime", "b", "clip_vision", "demonstrations"],
+        ["LORWEB_MIXTURE"],
+    ),
+    "LoRWeBMixedLoRAApply": ("Mixed LoRA Apply", ["model", "mixture", "strength", "method"], ["MODEL"]),
     "LoRWeBExtendedAttention": (
         "Kontext Extended-Attention Conditioning",
-        ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative"],
+        ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative", "layout", "demonstrations"],
         ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE"],
     ),
-    "LoRWeBAnalogyResult": ("Analogy Result", ["image", "b", "fit"], ["IMAGE"]),
+    "LoRWeBAnalogyResult": ("Analogy Result", ["image", "b", "fit", "layout", "pairs"], ["IMAGE"]),
+    "LoRWeBAnalogyAttention": (
+        "Analogy Attention",
+        ["model", "example_weight", "b_weight", "layout", "pairs"],
+        ["MODEL"],
+    ),
 }
 
 
@@ -80,7 +89,8 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     assert [i.id for i in schema.inputs] == inputs
     assert [o.io_type for o in schema.outputs] == outputs
     assert all(i.tooltip for i in schema.inputs)
-    assert {i.id for i in schema.inputs if i.optional} == set(inputs) & {"clip_vision", "negative", "fit"} | (
+    optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method"}
+    assert {i.id for i in schema.inputs if i.optional} == set(inputs) & optional | (
         {"b"} if node_id == "LoRWeBAnalogyResult" else set()
     )
 
@@ -207,7 +217,7 @@ def test_an_encoder_folder_that_lacks_tensors_is_not_filled_with_random_ones(hos
 @pytest.mark.parametrize("node_id", ["LoRWeBAnalogyEncoder", "LoRWeBExtendedAttention"])
 @pytest.mark.parametrize(
     ("image", "words"),
-    [(torch.rand(3, 64, 64, 3), "a_prime is a batch of 3"), (torch.rand(1, 8, 64, 3), "64×8 pixels")],
+    [(torch.rand(3, 64, 64, 3), "a_prime .*of 3"), (torch.rand(1, 8, 64, 3), "64×8 pixels")],
 )
 def test_images_that_cannot_be_used_are_named(host, vae, node_id, image, words):
     a, _, b = pictures()

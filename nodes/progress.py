@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.utils
+
+
+def progress_bar(total: int):
+    """A callback (done, total) that moves the host's bar, and raises where the user pressed Cancel."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def progress(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return progress
