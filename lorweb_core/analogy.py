@@ -20,7 +20,7 @@ from .grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
 from .mixture import Mixture
 from .query import encode_query
 from .routing import Tokens
-from .runtime import Attachment, PackedBasis
+from .runtime import Attachment, PackedBasis, Part
 from .triplet import rgb_image
 
 if TYPE_CHECKING:
@@ -127,18 +127,14 @@ def attach(
 
     reference: of the grid that the pipeline gives the model as reference. device: where the model will run.
     """
-    layers = {name: (_linear(transformer, name), 0) for name in _check_layers(transformer, mixture.basis)}
-    packed = PackedBasis(mixture.basis, transformer.dtype).to(device)
+    linears = {name.removeprefix("transformer."): [Part(name, 0)] for name in _check_layers(transformer, mixture.basis)}
+    packed = PackedBasis(mixture.basis, linears, transformer.dtype).to(device)
     references = (reference.height // MULTIPLE) * (reference.width // MULTIPLE)
 
     def read_tokens(model: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[int, Tokens]:
         return len(kwargs["hidden_states"]), Tokens(kwargs["encoder_hidden_states"].shape[1], references)
 
-    return Attachment(transformer, layers, mixture, packed, strength, read_tokens)
-
-
-def _linear(transformer: FluxTransformer2DModel, layer: str) -> torch.nn.Module:
-    return transformer.get_submodule(layer.removeprefix("transformer."))
+    return Attachment(transformer, mixture, packed, strength, read_tokens)
 
 
 def _check_layers(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict[str, Tensor]:

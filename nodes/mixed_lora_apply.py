@@ -5,10 +5,9 @@ import math
 
 import comfy.lora
 import comfy.utils
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from . import sockets
@@ -108,22 +107,26 @@ def _why_not_merged(mixture: Mixture) -> str | None:
 
 def _why_not_better_merged(model: ModelPatcher, keys: HostKeys) -> str | None:
     for key in keys.values():
-        weight_key = key[0] if isinstance(key, tuple) else key
-        stored = quantized_as(comfy.utils.get_attr(model.model, weight_key))
+        weight = key[0] if isinstance(key, tuple) else key
+        stored = quantized_as(comfy.utils.get_attr(model.model, weight.removesuffix(".weight")))
         if stored:
-            return f"the model is stored as {stored}, to which merged weights would be rounded"
+            cost = "are computed anew in every step" if stored.startswith("GGUF") else "would be rounded to it"
+            return f"the model is stored as {stored}, and merged weights {cost}"
     return None
 
 
-def quantized_as(weight: Tensor | None) -> str | None:
-    """The name of the format of a weight in fewer bits than 16; None for an ordinary one."""
+def quantized_as(linear: nn.Module) -> str | None:
+    """The format of a Linear whose weights are stored otherwise than in 16 or 32 bits; None for ordinary ones."""
+    weight = linear.weight
     if weight is None:  # not loaded from its file yet
         return None
-    if hasattr(weight, "tensor_type"):  # ComfyUI-GGUF's GGMLTensor, which shows the bytes' dtype
-        return None if weight.tensor_type is None or weight.tensor_type.name in ("F32", "F16", "BF16") else "GGUF"
-    if type(weight) not in (Tensor, torch.nn.Parameter):  # the host's QuantizedTensor, which shows the dtype it had
-        return type(weight).__name__
-    return None if weight.dtype.itemsize > 1 else str(weight.dtype).removeprefix("torch.")
+    if hasattr(weight, "tensor_type"):  # ComfyUI-GGUF's GGMLTensor; BF16 too is unpacked and patched in each forward
+        name = getattr(weight.tensor_type, "name", "F32")
+        return None if name in ("F32", "F16") else f"GGUF {name}"
+    if type(weight) not in (Tensor, nn.Parameter):  # the host's QuantizedTensor, which shows its compute dtype
+        return getattr(linear, "quant_format", None) or type(weight).__name__
+    plain = weight.is_floating_point() and weight.dtype.itemsize > 1
+    return None if plain else str(weight.dtype).removeprefix("torch.")
 
 
 def _host_keys(model: ModelPatcher, basis: LoRABasis) -> HostKeys:

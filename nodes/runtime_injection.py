@@ -8,8 +8,6 @@ import inspect
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-import comfy.model_management
-import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import PatcherInjection
@@ -17,7 +15,7 @@ from torch import nn
 
 from ..lorweb_core import LoRABasis, Mixture
 from ..lorweb_core.routing import Tokens
-from ..lorweb_core.runtime import Attachment, PackedBasis
+from ..lorweb_core.runtime import Attachment, PackedBasis, Part
 from .progress import progress_bar
 
 HostKeys = dict[str, str | tuple]
@@ -30,8 +28,8 @@ def inject_mixture(model: ModelPatcher, mixture: Mixture, strength: float, keys:
 
     keys: layer of the basis → the host's weight key, or (key, (dim, offset, size)).
     """
-    packed = _packed_basis(mixture.basis, model.model.get_dtype_inference(), model)
-    runtime = RuntimeInjection(mixture, packed.model, strength, keys)
+    packed = _packed_basis(mixture.basis, keys, model)
+    runtime = RuntimeInjection(mixture, packed.model, strength)
     # Hosts take two clones of a model with injections of the same names for the same model: hence a name of its own.
     model.set_injections(f"lorweb-{uuid4()}", [PatcherInjection(runtime.inject, runtime.eject)])
     model.set_additional_models(f"lorweb-{id(packed.model)}", [packed])
@@ -40,18 +38,16 @@ def inject_mixture(model: ModelPatcher, mixture: Mixture, strength: float, keys:
 class RuntimeInjection:
     """What a patched model and its clones share. Each model that the host injects gets an Attachment."""
 
-    def __init__(self, mixture: Mixture, packed: PackedBasis, strength: float, keys: HostKeys):
+    def __init__(self, mixture: Mixture, packed: PackedBasis, strength: float):
         self.mixture = mixture
         self.packed = packed
         self.strength = strength
-        self.keys = keys
         self._attached: WeakKeyDictionary[nn.Module, Attachment] = WeakKeyDictionary()
 
     def inject(self, patcher: ModelPatcher) -> None:
         model = patcher.model.diffusion_model
         if model not in self._attached:
-            layers = {name: _linear(patcher.model, key) for name, key in self.keys.items()}
-            self._attached[model] = Attachment(model, layers, self.mixture, self.packed, self.strength, read_tokens)
+            self._attached[model] = Attachment(model, self.mixture, self.packed, self.strength, read_tokens)
 
     def eject(self, patcher: ModelPatcher) -> None:
         # Clones share this object, and the host may eject one that was never injected.
@@ -71,16 +67,22 @@ def read_tokens(model: nn.Module, args: tuple, kwargs: dict) -> tuple[int, Token
     return len(given["x"]) // conditions, Tokens(given["context"].shape[1], references, len(pictures))
 
 
-def _linear(model: nn.Module, key: str | tuple) -> tuple[nn.Module, int]:
-    """A layer's module, and where its part of the output begins."""
-    weight, (_, start, _) = key if isinstance(key, tuple) else (key, (0, 0, None))
-    return comfy.utils.get_attr(model, weight.removesuffix(".weight")), start
+def _fused(keys: HostKeys) -> dict[str, list[Part]]:
+    """Each Linear within the host's diffusion_model, and the layers that it computes."""
+    linears: dict[str, list[Part]] = {}
+    for layer, key in keys.items():
+        weight, (_, start, _) = key if isinstance(key, tuple) else (key, (0, 0, None))
+        name = weight.removeprefix("diffusion_model.").removesuffix(".weight")
+        linears.setdefault(name, []).append(Part(layer, start))
+    return linears
 
 
-def _packed_basis(basis: LoRABasis, dtype: torch.dtype, model: ModelPatcher) -> ModelPatcher:
+def _packed_basis(basis: LoRABasis, keys: HostKeys, model: ModelPatcher) -> ModelPatcher:
     """The basis as a model of the host's own, so that it is loaded beside the one it runs in and offloaded with it."""
     kept = _packed.setdefault(basis, {})
+    dtype = model.model.get_dtype_inference()
     if dtype not in kept:
-        packed = PackedBasis(basis, dtype, progress_bar(len(basis.layers)))
+        linears = _fused(keys)
+        packed = PackedBasis(basis, linears, dtype, progress_bar(len(linears)))
         kept[dtype] = ModelPatcher(packed, model.load_device, model.offload_device)
     return kept[dtype]

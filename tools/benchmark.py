@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ config:
           query_mode: "cat-aa'b", pooling_type: avg}
 """
 ROWS: list[tuple[str, str, str, str]] = []
+RUNS_OF_STEPS = 25
 
 
 def main() -> None:
@@ -60,6 +62,7 @@ def run(comfyui: Path) -> None:
         del weights
         measure_loading(host, path)
         mixture = measure_further_analogy(host, path)
+        measure_encoding(host)
         measure_patching(host, mixture)
         measure_step(host, path.with_name("blocks.safetensors"))
     import comfyui_version
@@ -73,14 +76,9 @@ def run(comfyui: Path) -> None:
 
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], label: str, runs: int = 15) -> None:
-    """Time two things in turn; the ratio is the median of the pairs' ratios, with its quartiles."""
+    """Time two things in turn."""
     ours(), theirs()
-    pairs = [(timed(ours), timed(theirs)) for _ in range(runs)]
-    mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-    low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
-    row = (name, seconds(mine), f"{seconds(other)} {label}", f"{middle:.2f} × ({low:.2f}–{high:.2f})")
-    ROWS.append(row)
-    print("  ".join(row), flush=True)
+    ratio_row(name, *zip(*[(timed(ours), timed(theirs)) for _ in range(runs)], strict=True), label)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -108,6 +106,26 @@ def measure_loading(host, path: Path) -> None:
     path.with_suffix(".yaml").write_text(CONFIG)
     compare("Load with its YAML beside it, likewise", ours, theirs, "the same", runs=41)
     compare("Check all values", check, lambda: [t.sum() for t in tensors.values()], "a plain sum over them", runs=9)
+
+
+def measure_encoding(host) -> None:
+    """A triplet through an encoder of CLIP ViT-L/14's size, float32: as one batch, and each image alone."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, projection_dim=768, num_hidden_layers=24, num_attention_heads=16,
+        patch_size=14,
+    )  # fmt: skip
+    encoder = host.core.VisionEncoder.from_transformers(CLIPVisionModelWithProjection(config).eval())
+    images = [torch.rand(512, 512, 3) for _ in range(3)]
+    compare(
+        "Encode a triplet in one pass",
+        lambda: host.core.encode_query(encoder, *images),
+        lambda: [encoder.embed([image]) for image in images],
+        "three passes",
+        runs=9,
+    )
 
 
 def measure_further_analogy(host, path: Path):
@@ -187,7 +205,7 @@ def measure_patching(host, mixture) -> None:
 
 
 def measure_step(host, path: Path) -> None:
-    """One call of the model, with the mixture merged, as the base model, and in the published form."""
+    """One call of the model with the mixture merged, at run time and in the published form, against the base's."""
     import comfy.model_management
     import standins
     import torch
@@ -195,52 +213,116 @@ def measure_step(host, path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(standins.basis(standins.block_linears(3072, 1, 2), n=32, rank=4, keys=128, query=2304), path)
-    basis, query = host.core.load_basis(path), torch.randn(1, 3, 768)
+    basis, query = host.core.load_basis(path), torch.randn(4, 3, 768)
     config = {**FLUX_1, "depth": 1, "depth_single_blocks": 2}
     base, merged = (build_model("Flux", config, "cpu", torch.bfloat16) for _ in range(2))
     for model in (base, merged):
         for parameter in model.model.parameters():
             parameter.data.normal_(0, 0.02)
-    merged = host.apply.apply_mixture(merged, basis.route(query))
+    one, four = basis.route(query[:1]), basis.route(query)
+    merged = host.apply.apply_mixture(merged, one, method="merge")
     comfy.model_management.load_models_gpu([base, merged])
 
-    latent = torch.randn(1, 16, 32, 32, dtype=torch.bfloat16)
-    text = torch.randn(1, 128, 4096, dtype=torch.bfloat16)
-    pooled = torch.randn(1, 768, dtype=torch.bfloat16)
-
-    def step(model) -> Callable[[], object]:
-        guidance, time_ = torch.tensor([2.5]), torch.tensor([0.6])
+    def step(model, batch: int = 1) -> Callable[[], object]:
+        latent = torch.randn(batch, 16, 32, 32, dtype=torch.bfloat16)
+        text = torch.randn(batch, 128, 4096, dtype=torch.bfloat16)
+        pooled = torch.randn(batch, 768, dtype=torch.bfloat16)
+        guidance, time_ = torch.full((batch,), 2.5), torch.full((batch,), 0.6)
         return lambda: model.model.diffusion_model(latent, time_, text, pooled, guidance, ref_latents=[latent])
 
-    compare("A sampling step", step(merged), step(base), "base model's step", runs=9)
-    hooks = in_published_form(host, base, basis, query)
-    compare("The same step", step(merged), step(base), "published form: routed and added in every layer", runs=9)
-    for hook in hooks:
-        hook.remove()
+    compare("A sampling step, merged", step(merged), step(base), "base model's step", runs=9)
+
+    runtime, runtime_of_four = partial(injected, host, base, one), partial(injected, host, base, four)
+    published = partial(published_form, host, base, basis, query[0])
+    single, batch = step(base), step(base, 4)
+    rounds = []
+    for done in range(RUNS_OF_STEPS + 1):
+        took = [
+            timed(single),
+            timed_within(runtime, single),
+            timed_within(published, single),
+            timed(batch),
+            timed_within(runtime_of_four, batch),
+        ]
+        rounds += [took] if done else []  # the first one warms up
+    steps, added, published_added, batches, batch_added = zip(*rounds, strict=True)
+    overhead = [a - s for a, s in zip(added, steps, strict=True)]
+    of_published = [a - s for a, s in zip(published_added, steps, strict=True)]
+    of_four = [(a - s) / 4 for a, s in zip(batch_added, batches, strict=True)]
+    ratio_row("A step at run time", added, steps, "base model's step")
+    ratio_row("A step in the published form", published_added, steps, "base model's step")
+    ratio_row("What run time adds to a step", overhead, of_published, "what the published form adds")
+    ratio_row("What it adds per picture, four analogies in one batch", of_four, overhead, "one analogy")
 
 
-def in_published_form(host, model, basis, query) -> list:
-    """Forward hooks that route and add the mixture in every layer at every step, as NVlabs/LoRWeB does."""
+@contextmanager
+def injected(host, model, mixture):
+    """The mixture at run time, as the host puts it on and takes it off."""
+    patched = host.apply.apply_mixture(model, mixture, method="runtime")
+    patched.inject_model()
+    yield
+    patched.eject_model()
+
+
+@contextmanager
+def published_form(host, model, basis, query):
+    """Forward hooks that route and add the mixture in every layer at every step, by the sums of NVlabs/LoRWeB.
+
+    Parts of layers that the host fuses are added to in place, which takes less than its sum in a new tensor.
+    """
     import comfy.utils
     import torch
+    import torch.nn.functional as F
 
     hooks = []
-    query = query.flatten().bfloat16()
+    query = query.flatten()[None, None].bfloat16()
     for name, key in host.apply._host_keys(model, basis).items():
         weight, (_, start, size) = key if isinstance(key, tuple) else (key, (0, 0, None))
         linear = comfy.utils.get_attr(model.model, weight.removesuffix(".weight"))
         layer = basis.layers[name]
         A, B, keys, projection = (t.bfloat16() for t in (layer.A, layer.B, layer.keys, layer.projection))
 
-        def add(module, inputs, output, A=A, B=B, keys=keys, projection=projection, start=start, size=size):
-            coefficients = (keys @ (projection @ query) / keys.shape[1] ** 0.5).softmax(0)
-            hidden = torch.einsum("...i,nir->...nr", inputs[0], A) * coefficients[:, None]
-            added = torch.einsum("...nr,nro->...o", hidden, B)
-            output[..., start : start + (size or output.shape[-1])] += added
+        def add(
+            module,
+            inputs,
+            output,
+            A=A,
+            B=B,
+            keys=keys,
+            projection=projection,
+            start=start,
+            size=size,
+            scaling=layer.scale,
+        ):
+            x = inputs[0]
+            asked = F.linear(query, projection)[:, None]
+            values = torch.eye(len(keys), dtype=x.dtype).expand(1, 1, -1, -1)
+            mixing = F.scaled_dot_product_attention(asked, keys[None, None], values).mean((1, 2)).expand(len(x), -1)
+            added = torch.einsum("b s i, n i r, b n, n r o -> b s o", x, A, mixing, B)
+            if size is None:
+                return output + added * scaling
+            output[..., start : start + size] += added * scaling
             return output
 
         hooks.append(linear.register_forward_hook(add))
-    return hooks
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def timed_within(context, work: Callable[[], object]) -> float:
+    """The work's time with the context entered; entering and leaving are not counted."""
+    with context():
+        return timed(work)
+
+
+def ratio_row(name: str, ours: Sequence[float], theirs: Sequence[float], label: str) -> None:
+    """A row from times that were measured in turn; the ratio is the median of the pairs' ratios, with its quartiles."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    row = (name, seconds(mine), f"{seconds(other)} {label}", f"{middle:.2f} × ({low:.2f}–{high:.2f})")
+    ROWS.append(row)
+    print("  ".join(row), flush=True)
 
 
 def own_memory() -> int:

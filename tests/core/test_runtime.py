@@ -12,7 +12,7 @@ from lorweb_core import LoRABasis, LoRWebError, Mixture
 from lorweb_core.checkpoint import BasisLayer
 from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens, token_query
-from lorweb_core.runtime import Attachment, PackedBasis
+from lorweb_core.runtime import Attachment, PackedBasis, Part
 
 QKV = [f"transformer.transformer_blocks.0.attn.to_{name}" for name in "qkv"]
 
@@ -30,11 +30,9 @@ def a_basis(names: list[str], fan_in: int, fan_out: int, n: int, rank: int, **co
 def attach(model: nn.Module, linear: nn.Linear, mixture: Mixture, strength: float = 1.0, references: int = 0):
     """The mixture on a Linear that computes all its layers, one after the other, as hosts fuse q, k and v."""
     sizes = [layer.B.shape[2] for layer in mixture.basis.layers.values()]
-    layers = {name: (linear, sum(sizes[:i])) for i, name in enumerate(mixture.basis.layers)}
-    packed = PackedBasis(mixture.basis, linear.weight.dtype)
-    return Attachment(
-        model, layers, mixture, packed, strength, lambda _, args, kwargs: (len(args[0]), Tokens(0, references))
-    )
+    parts = [Part(name, sum(sizes[:i])) for i, name in enumerate(mixture.basis.layers)]
+    packed = PackedBasis(mixture.basis, {"0": parts}, linear.weight.dtype)
+    return Attachment(model, mixture, packed, strength, lambda _, args, kwargs: (len(args[0]), Tokens(0, references)))
 
 
 def dense_delta(layer: BasisLayer, coefficients: torch.Tensor) -> torch.Tensor:
