@@ -5,5 +5,15 @@ from .encoder import VisionEncoder
 from .errors import LoRWebError
 from .mixture import Mixture
 from .query import encode_queries, encode_query
+from .triplet import triplets
 
-__all__ = ["LoRABasis", "LoRWebError", "Mixture", "VisionEncoder", "encode_queries", "encode_query", "load_basis"]
+__all__ = [
+    "LoRABasis",
+    "LoRWebError",
+    "Mixture",
+    "VisionEncoder",
+    "encode_queries",
+    "encode_query",
+    "load_basis",
+    "triplets",
+]

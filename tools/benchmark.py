@@ -33,7 +33,6 @@ config:
           query_mode: "cat-aa'b", pooling_type: avg}
 """
 ROWS: list[tuple[str, str, str, str]] = []
-RUNS_OF_STEPS = 25
 
 
 def main() -> None:
@@ -71,8 +70,8 @@ def run(comfyui: Path) -> None:
     print(f"\nBasis of {values:,} values. {cores} threads of {cpu_name()}, torch {torch.__version__}, ", end="")
     print(f"ComfyUI {comfyui_version.__version__}.\n")
     print("| | this pack | compared with | ratio |\n| --- | --- | --- | --- |")
-    for row in ROWS:
-        print("| " + " | ".join(row) + " |")
+    for cells in ROWS:
+        print("| " + " | ".join(cells) + " |")
 
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], label: str, runs: int = 15) -> None:
@@ -223,36 +222,43 @@ def measure_step(host, path: Path) -> None:
     merged = host.apply.apply_mixture(merged, one, method="merge")
     comfy.model_management.load_models_gpu([base, merged])
 
-    def step(model, batch: int = 1) -> Callable[[], object]:
-        latent = torch.randn(batch, 16, 32, 32, dtype=torch.bfloat16)
-        text = torch.randn(batch, 128, 4096, dtype=torch.bfloat16)
+    def step(model, batch: int = 1, side: int = 32, text: int = 128) -> Callable[[], object]:
+        """side: of the latent, in its own pixels; grid and reference together have side²/2 tokens."""
+        latent = torch.randn(batch, 16, side, side, dtype=torch.bfloat16)
+        text = torch.randn(batch, text, 4096, dtype=torch.bfloat16)
         pooled = torch.randn(batch, 768, dtype=torch.bfloat16)
         guidance, time_ = torch.full((batch,), 2.5), torch.full((batch,), 0.6)
         return lambda: model.model.diffusion_model(latent, time_, text, pooled, guidance, ref_latents=[latent])
 
     compare("A sampling step, merged", step(merged), step(base), "base model's step", runs=9)
 
-    runtime, runtime_of_four = partial(injected, host, base, one), partial(injected, host, base, four)
-    published = partial(published_form, host, base, basis, query[0])
+    runtime, published = partial(injected, host, base, one), partial(published_form, host, base, basis, query[0])
+    quarter = step(base, side=64, text=512)
+    plain, ours, theirs = in_turn(quarter, runtime, published, runs=11)
+    ratio_row("A step of 2,560 tokens at run time", ours, plain, "base model's step")
+    overhead_row("What run time adds to it", added(ours, plain), added(theirs, plain), "what the published form adds")
+
     single, batch = step(base), step(base, 4)
-    rounds = []
-    for done in range(RUNS_OF_STEPS + 1):
-        took = [
-            timed(single),
-            timed_within(runtime, single),
-            timed_within(published, single),
-            timed(batch),
-            timed_within(runtime_of_four, batch),
-        ]
-        rounds += [took] if done else []  # the first one warms up
-    steps, added, published_added, batches, batch_added = zip(*rounds, strict=True)
-    overhead = [a - s for a, s in zip(added, steps, strict=True)]
-    of_published = [a - s for a, s in zip(published_added, steps, strict=True)]
-    of_four = [(a - s) / 4 for a, s in zip(batch_added, batches, strict=True)]
-    ratio_row("A step at run time", added, steps, "base model's step")
-    ratio_row("A step in the published form", published_added, steps, "base model's step")
-    ratio_row("What run time adds to a step", overhead, of_published, "what the published form adds")
-    ratio_row("What it adds per picture, four analogies in one batch", of_four, overhead, "one analogy")
+    plain, alone = in_turn(single, runtime, runs=15)
+    plain_of_four, together = in_turn(batch, partial(injected, host, base, four), runs=15)
+    each = [extra / 4 for extra in added(together, plain_of_four)]
+    overhead_row("The same per picture, four analogies in a batch", each, added(alone, plain), "one analogy alone")
+
+
+def in_turn(work: Callable[[], object], *contexts: Callable, runs: int) -> list[list[float]]:
+    """The work's times, plain and then in each context, in turn."""
+    rounds = [[timed(work), *(timed_within(context, work) for context in contexts)] for _ in range(runs + 1)]
+    return [list(times) for times in zip(*rounds[1:], strict=True)]  # the first one warms up
+
+
+def added(ours: Sequence[float], plain: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(ours, plain, strict=True)]
+
+
+def overhead_row(name: str, ours: Sequence[float], theirs: Sequence[float], label: str) -> None:
+    """Of differences of times; their ratios pair by pair would be noise, so it is that of the medians."""
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    row(name, seconds(mine), f"{seconds(other)} {label}", f"{mine / other:.2f} ×")
 
 
 @contextmanager
@@ -320,9 +326,12 @@ def ratio_row(name: str, ours: Sequence[float], theirs: Sequence[float], label: 
     """A row from times that were measured in turn; the ratio is the median of the pairs' ratios, with its quartiles."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
     mine, other = statistics.median(ours), statistics.median(theirs)
-    row = (name, seconds(mine), f"{seconds(other)} {label}", f"{middle:.2f} × ({low:.2f}–{high:.2f})")
-    ROWS.append(row)
-    print("  ".join(row), flush=True)
+    row(name, seconds(mine), f"{seconds(other)} {label}", f"{middle:.2f} × ({low:.2f}–{high:.2f})")
+
+
+def row(*cells: str) -> None:
+    ROWS.append(cells)
+    print("  ".join(cells), flush=True)
 
 
 def own_memory() -> int:

@@ -63,14 +63,13 @@ def in_comfyui() -> None:
 def in_diffusers() -> None:
     import standins
     import standins_diffusers
-    from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as base:
         print("Making small stand-in weights (set by hand, with a random basis: no edit) …", flush=True)
         folder = Path(base)
         standins_diffusers.make_pipeline(folder / "kontext")
         standins.image_encoder(folder / "encoder", standins.QUERY_WIDTH)
-        save_file(standins.demo_basis(), folder / "basis.safetensors")
+        standins.save_demo_basis(folder / "basis.safetensors")
         standins.save_pictures(folder)
         # fmt: off
         command = [

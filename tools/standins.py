@@ -261,17 +261,25 @@ def demo_basis() -> Weights:
     return basis(block_linears(HIDDEN, 2, 2), n=4, rank=2, keys=16, query=3 * QUERY_WIDTH, strength=0.01)
 
 
+def save_demo_basis(path: Path) -> None:
+    """Write it with its training config beside it: at this size the tensors do not tell the query mode."""
+    save_file(demo_basis(), path)
+    network = {"network_kwargs": {"query_mode": "cat-aa'b"}}
+    path.with_suffix(".yaml").write_text(json.dumps({"config": {"process": [{"network": network}]}}))
+
+
 def comfy_models(folder: Path) -> None:
     """Stand-ins for every file of workflows/visual_analogy.json, under the names that `for_standins` puts in."""
     files = {
         "diffusion_models/standin-flux.safetensors": flux(2, 2, text=768, pooled=768),
-        "lorweb/standin-basis.safetensors": demo_basis(),
         "vae/standin-taesd.safetensors": autoencoder(),
         "text_encoders/standin-clip-l.safetensors": text_encoder(),
     }
     for name, weights in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / name)
+    (folder / "lorweb").mkdir(exist_ok=True)
+    save_demo_basis(folder / "lorweb" / "standin-basis.safetensors")
     image_encoder(folder / "clip_vision" / "clip-vit-large-patch14", QUERY_WIDTH)
 
 
