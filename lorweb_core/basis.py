@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import BasisLayer, FileIdentity, checkpoint_identity, read_checkpoint
+from .checkpoint import BasisLayer, read_checkpoint
 from .config import BasisConfig, find_config, read_config
 from .errors import LoRWebError
 from .mixture import Mixture
 from .routing import mixing_coefficients
 from .settings import settle
+from .tensor_files import FileIdentity, checkpoint_identity
 
 Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all); it may raise to stop the work."""

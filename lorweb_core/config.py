@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from .checkpoint import INDEX_SUFFIX, is_index
 from .encoder import ENCODERS
 from .errors import LoRWebError
 from .query import QUERY_MODES
 from .routing import POOLINGS, TOKEN_MODES
+from .tensor_files import INDEX_SUFFIX, is_index
 
 # The same loader in C, ten times as fast, where PyYAML was built with it.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

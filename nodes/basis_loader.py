@@ -6,8 +6,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
-from ..lorweb_core.checkpoint import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard, read_checkpoint
+from ..lorweb_core.checkpoint import read_checkpoint
 from ..lorweb_core.config import find_config
+from ..lorweb_core.tensor_files import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard
 from . import sockets
 from .progress import progress_bar
 

@@ -6,11 +6,8 @@ step runs one double and two single blocks of FLUX.1's width in bfloat16 on the 
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from environment import find_host
+from environment import run_in_host
 
 # The part of the published training YAML that is read.
 CONFIG = """
@@ -33,17 +30,6 @@ config:
           query_mode: "cat-aa'b", pooling_type: avg}
 """
 ROWS: list[tuple[str, str, str, str]] = []
-
-
-def main() -> None:
-    if sys.argv[1:2] == ["--in"]:
-        run(Path(sys.argv[2]))
-        return
-    host = find_host()
-    if host is None:
-        sys.exit("The benchmark compares with ComfyUI's own LoRA, and needs one.")
-    comfyui, python = host
-    sys.exit(subprocess.run([python, __file__, "--in", str(comfyui)], env=os.environ).returncode)
 
 
 def run(comfyui: Path) -> None:
@@ -362,4 +348,4 @@ def megabytes(value: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_in_host(__file__, run, "The benchmark compares with ComfyUI's own LoRA, and needs one.")

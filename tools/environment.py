@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +78,18 @@ def find_host() -> tuple[Path, str] | None:
             return comfyui, str(python)
     print(f"{comfyui} has no Python that runs it; {HOW_TO_GIVE_A_COMFYUI}.", flush=True)
     return None
+
+
+def run_in_host(script: str, run: Callable[[Path], None], without: str) -> None:
+    """Call `run` with the ComfyUI's folder, in the ComfyUI's own Python: the script is started there once more."""
+    if sys.argv[1:2] == ["--in"]:
+        run(Path(sys.argv[2]))
+        return
+    host = find_host()
+    if host is None:
+        sys.exit(without)
+    comfyui, python = host
+    sys.exit(subprocess.run([python, script, "--in", str(comfyui)], env=os.environ).returncode)
 
 
 def _version(comfyui: Path) -> tuple[int, ...]:

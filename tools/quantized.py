@@ -15,8 +15,6 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from environment import find_host
+from environment import run_in_host
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,17 +55,6 @@ LAYERS = {
     "single_blocks.0.modulation.lin": ("single_transformer_blocks.0.norm.linear",),
 }
 """What is measured: the host's Linear → the basis's layers that are its rows, in order."""
-
-
-def main() -> None:
-    if sys.argv[1:2] == ["--in"]:
-        run(Path(sys.argv[2]))
-        return
-    host = find_host()
-    if host is None:
-        sys.exit("The formats are ComfyUI's, and need one.")
-    comfyui, python = host
-    sys.exit(subprocess.run([python, __file__, "--in", str(comfyui)], env=os.environ).returncode)
 
 
 def run(comfyui: Path) -> None:
@@ -316,4 +303,4 @@ FORMATS: dict[str, Callable[[Weights, Path], object]] = {
 
 
 if __name__ == "__main__":
-    main()
+    run_in_host(__file__, run, "The formats are ComfyUI's, and need one.")
