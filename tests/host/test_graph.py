@@ -116,6 +116,21 @@ def test_in_a_sequence_b_comes_back_whole_in_its_own_shape(server, graph):
         server.run(graph)
 
 
+def test_a_batch_of_bs_is_edited_in_one_run_each_as_it_is_alone(server, graph):
+    """The first of a batch gets the noise that it gets alone."""
+    alone = result(graph, server.run(graph)[0])
+    loader, _ = node(graph, "LoRWeBAnalogyEncoder")["b"]
+    graph["other"] = {"class_type": "LoadImage", "inputs": {"image": "a_prime.png"}}
+    graph["bs"] = {"class_type": "ImageBatch", "inputs": {"image1": [loader, 0], "image2": ["other", 0]}}
+    for kind in ("LoRWeBAnalogyEncoder", "LoRWeBExtendedAttention", "LoRWeBAnalogyResult"):
+        node(graph, kind)["b"] = ["bs", 0]
+    (pictures,) = server.run(graph)
+    (save,) = [key for key, n in graph.items() if n["class_type"] == "SaveImage"]
+    first, second = (result(graph, {save: [path]}) for path in pictures[save])
+    assert (first - alone).abs().max() <= 1
+    assert (second - first).abs().mean() > 5
+
+
 def test_two_prompts_queued_give_what_each_gives_alone(server, graph):
     other = with_b(graph, "a.png")
     node(graph, "KSampler")["seed"] = node(other, "KSampler")["seed"] = 7
