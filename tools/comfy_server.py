@@ -108,7 +108,8 @@ class ComfyServer:
                 if on_event:
                     on_event(kind, data)
                 if kind == "executed":
-                    pictures[prompt][data["node"]] = [self._file(image) for image in data["output"].get("images", ())]
+                    shown = data["output"] or {}  # none for a node that the host has in its cache
+                    pictures[prompt][data["node"]] = [self._file(image) for image in shown.get("images", ())]
                 elif kind in ("execution_error", "execution_interrupted"):
                     raise PromptError(data)
                 elif kind == "execution_success":

@@ -98,13 +98,16 @@ def fixture_images() -> list[torch.Tensor]:
 @pytest.mark.parametrize("mode", MODES)
 def test_every_published_query_through_the_hosts_tower_and_from_a_folder(host, clip_vision, clip_folder, mode):
     expected = load_file(QUERY)[f"query.{mode}"]
-    stock = host.encoder.encoder_from_clip_vision(clip_vision)
-    own = host.encoder._load_encoder("openai/clip-vit-large-patch14")
-    for encoder in (stock, own):
+    difference = "-ca" in mode
+    # The host keeps its own tower in float16, which differences of like embeddings magnify.
+    encoders = [
+        (host.encoder.encoder_from_clip_vision(clip_vision), 5e-2 if difference else 2e-2),
+        (host.encoder._load_encoder("openai/clip-vit-large-patch14"), 1e-2 if difference else 5e-3),
+    ]
+    for encoder, tolerance in encoders:
         query = host.core.encode_query(encoder, *(image[0] for image in fixture_images()), mode)
         assert query.shape == expected.shape
-        # The host keeps its own tower in float16, which differences of like embeddings magnify.
-        assert parity.relative_error(query, expected) < (5e-2 if "-ca" in mode else 2e-2)
+        assert parity.relative_error(query, expected) < tolerance
 
 
 @pytest.mark.parametrize("mode", MODES)
