@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -11,6 +12,7 @@ from .encoder import VisionEncoder
 from .errors import LoRWebError
 from .mixture import Mixture
 from .query import encode_queries
+from .thumbnails import make_thumbnails
 from .triplet import Triplet
 
 DEMONSTRATIONS = ("mean of queries", "mean of coefficients")
@@ -23,6 +25,10 @@ def mix(
     """Route a basis with an external query for analogies with images (H, W, 3), float in 0–1, in one encoder pass."""
     if demonstrations not in DEMONSTRATIONS:
         raise LoRWebError(f"demonstrations is {demonstrations!r}; expected one of: {', '.join(DEMONSTRATIONS)}.")
+    return replace(_mix(basis, encoder, analogies, demonstrations), thumbnails=make_thumbnails(analogies))
+
+
+def _mix(basis: LoRABasis, encoder: VisionEncoder, analogies: Sequence[Triplet], demonstrations: str) -> Mixture:
     if demonstrations == "mean of queries":
         return basis.route(encode_queries(encoder, analogies, basis.config.query_mode))
     apart = [Triplet([pair], b) for pairs, b in analogies for pair in pairs]

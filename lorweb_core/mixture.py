@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from .errors import LoRWebError
 
 if TYPE_CHECKING:
     from .basis import LoRABasis
+    from .thumbnails import Thumbnails
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,36 @@ class Mixture:
 
     Empty for an activation-routed basis, whose coefficients come into being in the layers.
     """
+    thumbnails: tuple[Thumbnails, ...] = ()
+    """Of the analogies that it was made of, to look at."""
+
+    @property
+    def table(self) -> Tensor:
+        """The coefficients of all layers, in the basis's order: (layers, N), of a batch (layers, n, N).
+
+        Raises LoRWebError for an activation-routed basis.
+        """
+        if not self.coefficients:
+            raise LoRWebError(
+                f"{self.basis.name} routes by each layer's own input (external_query: false): it has no coefficients "
+                "before sampling, so there is nothing to look at, to change or to keep."
+            )
+        return torch.stack([self.coefficients[layer] for layer in self.basis.layers])
+
+    def with_table(self, table: Tensor) -> Mixture:
+        """The same but for its coefficients, given as in `table`. Raises LoRWebError if one is not finite."""
+        changed = replace(self, coefficients=dict(zip(self.basis.layers, table.float(), strict=True)))
+        changed.check_values()
+        return changed
+
+    def apart(self) -> list[Mixture]:
+        """A batch as the mixtures of its analogies; one of a single analogy as itself."""
+        if self.coefficients and next(iter(self.coefficients.values())).ndim == 1:
+            return [self]
+        shown = self.thumbnails if len(self.thumbnails) == self.analogies else ()
+        return [
+            replace(self.with_table(table), thumbnails=shown[i : i + 1]) for i, table in enumerate(self.table.unbind(1))
+        ]
 
     @property
     def analogies(self) -> int:
@@ -41,6 +72,8 @@ class Mixture:
 
     def check_values(self) -> None:
         """Raise LoRWebError on the first layer whose coefficients are not finite."""
+        if not self.coefficients or self.table.isfinite().all():
+            return
         for layer, coefficients in self.coefficients.items():
             if not coefficients.isfinite().all():
                 raise LoRWebError(f"{self.basis.name}: the coefficients of layer {layer} have NaN or infinity.")

@@ -6,13 +6,13 @@ how they are pooled, is here too.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from einops import rearrange
 from torch import Tensor
 
+from . import layer_names
 from .errors import LoRWebError
 
 
@@ -55,23 +55,20 @@ class Tokens(NamedTuple):
     """In how many reference pictures the reference tokens are."""
 
 
-_MODULATION = re.compile(r"\.norm\w*\.linear$")
-_TEXT_STREAM = re.compile(r"\.(attn\.(add_\w+_proj|to_add_out)|ff_context\.)")
-
-
 def token_query(layer: str, x: Tensor, tokens: Tokens, mode: str, pooling: str) -> Tensor:
     """The query that an activation-routed layer makes of its own input (NVlabs/LoRWeB, attlora_forward).
 
     x: (batch, tokens, in), or (batch, in) in modulation layers, which have no tokens: their input is the query.
     Returns (batch, in). Raises LoRWebError if the mode looks at reference tokens and there are none.
     """
-    if x.ndim == 2 or _MODULATION.search(layer):
+    name = layer_names.parse(layer)
+    if x.ndim == 2 or name.kind == "modulation":
         return x if x.ndim == 2 else x[:, 0]
     share = TOKEN_MODES[mode]
     if share is None:
         return POOLINGS[pooling](x)
     # No image token comes into the text stream. As published, the same share of its second half is taken there.
-    references = x.shape[1] - x.shape[1] // 2 if _TEXT_STREAM.search(layer) else tokens.references
+    references = x.shape[1] - x.shape[1] // 2 if name.stream == "text" else tokens.references
     if not references:
         raise LoRWebError(
             f"The basis looks at the reference grid (query mode {mode}), but the model is given no reference. "

@@ -1,26 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import replace
 
-import comfy.clip_model
-import comfy.model_management
-import comfy.model_patcher
-import folder_paths
-import torch
 from comfy_api.latest import io
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder
+from ..lorweb_core import LoRABasis
 from ..lorweb_core.demonstrations import DEMONSTRATIONS, mix
-from ..lorweb_core.encoder import ENCODERS, check_encoder, load_encoder
+from ..lorweb_core.thumbnails import make_thumbnails
 from ..lorweb_core.triplet import triplets
 from . import sockets
-
-# The host's name for a kind of vision tower → ours.
-FAMILIES = {"clip_vision_model": "clip", "siglip_vision_model": "siglip", "siglip2_vision_model": "siglip"}
+from .vision_encoder import find_encoder
 
 
 class AnalogyEncoder(io.ComfyNode):
@@ -70,84 +60,6 @@ class AnalogyEncoder(io.ComfyNode):
     ) -> io.NodeOutput:
         analogies = triplets(a, a_prime, b)
         if not basis.config.external_query:
-            return io.NodeOutput(basis.route(None))
-        needed = basis.config.external_query_model
-        encoder = _load_encoder(needed) if clip_vision is None else encoder_from_clip_vision(clip_vision)
-        check_encoder(encoder, needed)
+            return io.NodeOutput(replace(basis.route(None), thumbnails=make_thumbnails(analogies)))
+        encoder = find_encoder(basis.config.external_query_model, clip_vision)
         return io.NodeOutput(mix(basis, encoder, analogies, demonstrations))
-
-
-def encoder_from_clip_vision(clip_vision) -> VisionEncoder:
-    """Wrap the host's CLIP_VISION, which normalizes, loads and unloads for itself (comfy/clip_vision.py)."""
-
-    def tower(squares: Tensor) -> Tensor:
-        embeddings = clip_vision.encode_image(squares.movedim(1, -1))["image_embeds"]
-        if embeddings.ndim != 2:
-            raise LoRWebError(
-                f"This ComfyUI's Load CLIP Vision reads a {clip_vision.model_type} without its pooling head, and with "
-                "it its embedding. Leave clip_vision open: the encoder is then loaded from its folder."
-            )
-        return embeddings
-
-    def states(squares: Tensor, layers: tuple[int, ...]) -> Tensor:
-        comfy.model_management.load_model_gpu(clip_vision.patcher)
-        pixels = comfy.clip_model.clip_preprocess(
-            squares.movedim(1, -1).to(clip_vision.load_device),
-            size=clip_vision.image_size,
-            mean=clip_vision.image_mean,
-            std=clip_vision.image_std,
-        )
-        # Every layer's output, (k, layers, T, W).
-        hidden = clip_vision.model(pixel_values=pixels.float(), intermediate_output="all")[1]
-        return torch.cat([hidden[:, layer] for layer in layers], 1)
-
-    family = FAMILIES.get(clip_vision.model_type, clip_vision.model_type)
-    return VisionEncoder(tower, clip_vision.image_size, family, states if family == "clip" else None)
-
-
-def _load_encoder(model_id: str) -> VisionEncoder:
-    """The encoder of that Hugging Face id from models/clip_vision or the Hugging Face cache; nothing is downloaded."""
-    folders = [
-        Path(folder, name)
-        for folder in folder_paths.get_folder_paths("clip_vision")
-        for name in _folder_names(model_id)
-    ]
-    found = next((str(folder) for folder in folders if (folder / "config.json").is_file()), model_id)
-    try:
-        return _encoder_from_folder(found)
-    except (OSError, ValueError, SafetensorError) as error:
-        here = isinstance(error, LoRWebError) or found != model_id
-        problem = f"cannot be loaded from {found} ({error})" if here else "is not on this machine"
-        # Of SigLIP the host has no pooling head, see encoder_from_clip_vision.
-        put = "Connect Load CLIP Vision with it, or put" if ENCODERS[model_id].family == "clip" else "Put"
-        raise LoRWebError(
-            f"The image encoder {model_id} {problem}. {put} config.json and model.safetensors from "
-            f"https://huggingface.co/{model_id} into {folders[0]}."
-        ) from error
-
-
-def _folder_names(model_id: str) -> tuple[str, str]:
-    return model_id.rpartition("/")[2], model_id
-
-
-@lru_cache(maxsize=1)
-def _encoder_from_folder(folder: str) -> VisionEncoder:
-    """`folder` may also be a Hugging Face id. The host moves the weights on and off the GPU like any other model's."""
-    device = comfy.model_management.text_encoder_device()
-    dtype = torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
-    model = load_encoder(folder, local_files_only=True).to(dtype)
-    encoder = VisionEncoder.from_transformers(model)
-    # A container, because ModelPatcher sets attributes that transformers models keep for themselves.
-    patcher = comfy.model_patcher.ModelPatcher(
-        torch.nn.ModuleList([model]), device, comfy.model_management.text_encoder_offload_device()
-    )
-
-    def loaded(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run_loaded(*arguments) -> Tensor:
-            comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-            return run(*arguments)
-
-        return run_loaded
-
-    states = loaded(encoder.states) if encoder.states else None
-    return VisionEncoder(loaded(encoder.tower), encoder.image_size, encoder.family, states)

@@ -1,0 +1,114 @@
+"""One mixture, changed: which LoRAs it keeps, how sharply it chooses, and in which layers."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import layer_names
+from .errors import LoRWebError
+from .mixture import Mixture
+from .scores import to_logits, to_scores
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is done to the layers chosen, in this order. The defaults change nothing."""
+
+    temperature: float = 1.0
+    """Logits are divided by it: below 1 the largest coefficients win, above 1 all become alike."""
+    mute: str = ""
+    """Indices of LoRAs whose coefficients become 0, such as '3, 8-11'."""
+    solo: str = ""
+    """The same, of those that alone are kept."""
+    top_k: int | None = None
+    """How many of the largest coefficients, by absolute value, are kept in each layer."""
+    top_p: float = 1.0
+    """The fewest that make up this share of a layer's mass, Σ|c|, are kept."""
+    renormalize: bool = False
+    """Whether those kept are scaled to the mass that there was before mute, solo, top_k and top_p."""
+    scale: float = 1.0
+    """At last, all are multiplied by this."""
+
+    blocks: str = "all"
+    """Which layers are changed: see `layer_names.select`. The others stay as they are."""
+    kind: str = "all"
+    stream: str = "all"
+
+
+def edit(mixture: Mixture, change: Edit) -> Mixture:
+    """The mixture with one change made. Changes compose: each works on what the one before left.
+
+    Raises LoRWebError if the change is out of range, or leaves nothing by muting every LoRA.
+    """
+    table = mixture.table
+    n = table.shape[-1]
+    chosen = torch.tensor(layer_names.select(mixture.basis.layers, change.blocks, change.kind, change.stream))
+    audible = _audible(change, n)
+    _check(change, n)
+    c = table[chosen]
+    if change.temperature != 1:
+        logits, mass = to_logits(c, mixture.basis.config.lora_softmax)
+        c = to_scores(logits / change.temperature, mass, mixture.basis.config.lora_softmax).float()
+    kept = c * audible
+    if change.top_k is not None or change.top_p < 1:
+        kept = kept * _largest(kept, change.top_k or n, change.top_p)
+    if change.renormalize:
+        # Where nothing is left there is nothing to scale.
+        kept = kept * (_mass(c) / _mass(kept).where(_mass(kept) > 0, _mass(c).clamp(min=1)))
+    changed = table.clone()
+    changed[chosen] = kept * change.scale
+    return mixture.with_table(changed)
+
+
+def _mass(c: Tensor) -> Tensor:
+    return c.abs().sum(-1, keepdim=True)
+
+
+def _largest(c: Tensor, k: int, p: float) -> Tensor:
+    """1 for the coefficients kept, 0 for the others; of equals the first."""
+    sizes, order = c.abs().sort(-1, descending=True, stable=True)
+    before = sizes.cumsum(-1) - sizes
+    keep = before < p * sizes.sum(-1, keepdim=True)
+    keep[..., k:] = False
+    return torch.zeros_like(c).scatter(-1, order, keep.to(c.dtype))
+
+
+def _audible(change: Edit, n: int) -> Tensor:
+    """(N,): 0 for those muted, and with a solo for all others."""
+    heard = torch.zeros(n) if change.solo.strip() else torch.ones(n)
+    heard[indices(change.solo, n, "solo")] = 1
+    heard[indices(change.mute, n, "mute")] = 0
+    if not heard.any():
+        raise LoRWebError(
+            f"mute {change.mute!r} and solo {change.solo!r} leave none of the {n} LoRAs. Leave one, or set the "
+            "strength of Mixed LoRA Apply to 0."
+        )
+    return heard
+
+
+def indices(text: str, n: int, name: str) -> list[int]:
+    """'3, 8-11' → [3, 8, 9, 10, 11]; '' → []. Raises LoRWebError on what is not that, or beyond n − 1."""
+    found: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        numbers = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+        first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
+        if not first <= last < n:
+            raise LoRWebError(f"{name} has {part!r}; expected indices of LoRAs from 0 to {n - 1}, such as '3, 8-11'.")
+        found += range(first, last + 1)
+    return found
+
+
+def _check(change: Edit, n: int) -> None:
+    if change.top_k is not None and not 1 <= change.top_k <= n:
+        raise LoRWebError(f"top_k is {change.top_k}; expected a number from 1 to {n}, the LoRAs of this basis.")
+    if not 0 < change.top_p <= 1:
+        raise LoRWebError(f"top_p is {change.top_p}; expected a share above 0, up to 1.")
+    if not (math.isfinite(change.temperature) and change.temperature > 0):
+        raise LoRWebError(f"temperature is {change.temperature}; expected a number above 0, 1 as it is.")
+    if not math.isfinite(change.scale):
+        raise LoRWebError(f"scale is {change.scale}; expected a number, 1 as it is.")

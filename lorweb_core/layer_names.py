@@ -1,0 +1,86 @@
+"""What the name of a basis's layer says: where in FLUX it is, and what it does there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple
+
+from .errors import LoRWebError
+
+KINDS = ("modulation", "attention", "MLP")
+STREAMS = ("image", "text", "both")
+"""Double blocks have a stream for the image and one for the text; single blocks put both through one."""
+
+_BLOCKS = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
+_NAME = re.compile(r"(?:^|\.)(transformer_blocks|single_transformer_blocks)\.(\d+)\.(.+)$")
+_MODULATION = re.compile(r"norm\w*\.linear$")
+_TEXT_STREAM = re.compile(r"(attn\.(add_\w+_proj|to_add_out)$|ff_context\.|norm1_context\.)")
+
+
+class LayerName(NamedTuple):
+    """Where a layer is and what it does."""
+
+    block: str
+    """'double', 'single', or 'other' for what is in no block of FLUX."""
+    index: int
+    """Of the block among those of its sort."""
+    kind: str
+    """One of KINDS. `proj_out` of single blocks, which joins attention and MLP, counts as MLP."""
+    stream: str
+    """One of STREAMS."""
+
+
+@cache
+def parse(name: str) -> LayerName:
+    """`transformer.transformer_blocks.3.attn.to_q` → ('double', 3, 'attention', 'image')."""
+    found = _NAME.search(name)
+    block, index, rest = (_BLOCKS[found[1]], int(found[2]), found[3]) if found else ("other", 0, name)
+    kind = "attention" if rest.startswith("attn.") else "MLP"
+    if _MODULATION.search(rest):
+        kind = "modulation"
+    stream = "both" if block != "double" else "text" if _TEXT_STREAM.match(rest) else "image"
+    return LayerName(block, index, kind, stream)
+
+
+def select(names: Iterable[str], blocks: str = "all", kind: str = "all", stream: str = "all") -> list[bool]:
+    """Which layers are meant.
+
+    blocks: 'all', or sorts of blocks with or without numbers: 'double', 'single 20-37', 'double 0-3, double 7, single'.
+    kind, stream: 'all' or one of KINDS, of STREAMS. Raises LoRWebError if that is not understood or means no layer.
+    """
+    for what, value, known in (("kind", kind, KINDS), ("stream", stream, STREAMS)):
+        if value not in ("all", *known):
+            raise LoRWebError(f"{what} is {value!r}; expected one of: all, {', '.join(known)}.")
+    wanted = _blocks(blocks)
+
+    def meant(name: str) -> bool:
+        layer = parse(name)
+        return (
+            (wanted is None or any(layer.block == sort and layer.index in range_ for sort, range_ in wanted))
+            and kind in ("all", layer.kind)
+            and stream in ("all", layer.stream)
+        )
+
+    chosen = [meant(name) for name in names]
+    if not any(chosen):
+        raise LoRWebError(f"The basis has no layer of blocks {blocks!r}, kind {kind!r} and stream {stream!r}.")
+    return chosen
+
+
+def _blocks(text: str) -> list[tuple[str, range]] | None:
+    """None for all."""
+    if text.strip() in ("", "all"):
+        return None
+    wanted = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?\s*", part)
+        if not found:
+            raise LoRWebError(
+                f"blocks is {text!r}; expected 'all', or blocks such as 'double', 'single 20-37' or "
+                "'double 0-3, single 5'."
+            )
+        sort, first, last = found.groups()
+        wanted.append((sort, range(10**9) if first is None else range(int(first), int(last or first) + 1)))
+    return wanted

@@ -1,0 +1,108 @@
+"""Files written whole or not at all: under a name of their own first, and then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .basis import Progress
+from .errors import LoRWebError
+
+# As safetensors spells them.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.uint8: "U8",
+}
+
+
+class Entry(NamedTuple):
+    """A tensor to be written."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+@contextmanager
+def replacing(path: Path, size: int = 0) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` at the end; until then, and if anything fails, the old one stays.
+
+    size: bytes that will be needed. Raises LoRWebError, naming the file, if the disk has not that much or if it
+    cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if free < size:
+            raise LoRWebError(
+                f"{path.name} takes {size / 1e6:,.0f} MB, but {path.parent} has {free / 1e6:,.0f} MB free. Make room, "
+                "or choose another folder."
+            )
+        with open(part, "wb") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise LoRWebError(
+            f"{path.name} could not be written into {path.parent} ({error.strerror or error}). What was there before "
+            "is as it was."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_tensors(
+    path: Path,
+    entries: Mapping[str, Entry],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str],
+    progress: Progress | None = None,
+) -> int:
+    """Write a .safetensors file while its tensors are made, so that two of them are held at a time; returns its bytes.
+
+    tensors: in the order of `entries`, as described there. The safetensors package takes only all of them at once, and
+    copies each. Raises LoRWebError as `replacing` does.
+    """
+    header, offset = {"__metadata__": dict(metadata)}, 0
+    for name, entry in entries.items():
+        end = offset + entry.bytes
+        header[name] = {"dtype": _DTYPES[entry.dtype], "shape": list(entry.shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(header, ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    total = 8 + len(encoded) + offset
+    with replacing(path, total) as file, ThreadPoolExecutor(1) as writer:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        # The disk writes one tensor while the next is made.
+        writing: Future | None = None
+        for done, ((name, entry), tensor) in enumerate(zip(entries.items(), tensors, strict=True)):
+            if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, tuple(entry.shape)):
+                raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, described as {entry}")
+            if progress:
+                progress(done, len(entries))
+            if writing:
+                writing.result()
+            writing = writer.submit(file.write, _bytes(tensor))
+        if writing:
+            writing.result()
+        if progress:
+            progress(len(entries), len(entries))
+    return total
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -1,0 +1,54 @@
+"""Coefficients back to the logits that give them, for what is done before softmax or tanh.
+
+For a basis of one head that is asked one query, as released, these are the encoder's own logits (to a constant that
+softmax does not see). For several heads or queries, whose scores are averaged or added, they are the logits of the one
+softmax or tanh that gives the same coefficients.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import LoRWebError
+
+# A coefficient of 0 has no logit: it is taken for this one, the smallest that float32 holds in full.
+_LEAST = torch.finfo(torch.float32).tiny
+# Nor has one of ±1 after tanh, which float32 rounds to where the logit is above 9.
+_MOST = 1 - torch.finfo(torch.float32).eps / 2
+
+
+class Logits(NamedTuple):
+    """Float64."""
+
+    logits: Tensor
+    """(..., N)"""
+    mass: Tensor
+    """(..., 1): the sum that softmax's scores are scaled to; 1 as the encoder gives them, and for tanh."""
+
+
+def to_logits(coefficients: Tensor, softmax: bool) -> Logits:
+    """Coefficients (..., N) → logits. Raises LoRWebError if softmax or tanh cannot have given them."""
+    c = coefficients.double()
+    if softmax:
+        if (c < 0).any():
+            raise _impossible("negative coefficients", "softmax")
+        mass = c.sum(-1, keepdim=True)
+        return Logits((c / mass.clamp(min=_LEAST)).clamp(min=_LEAST).log(), mass)
+    if (c.abs() > 1).any():
+        raise _impossible("coefficients beyond 1", "tanh")
+    return Logits(c.clamp(-_MOST, _MOST).atanh(), torch.ones_like(c[..., :1]))
+
+
+def to_scores(logits: Tensor, mass: Tensor, softmax: bool) -> Tensor:
+    """The way back."""
+    return logits.softmax(-1) * mass if softmax else logits.tanh()
+
+
+def _impossible(what: str, activation: str) -> LoRWebError:
+    return LoRWebError(
+        f"The mixture has {what}, which no {activation} gives: it was blended or edited before. Do what needs logits "
+        "first, or blend in the space of coefficients."
+    )
