@@ -97,7 +97,7 @@ def _read_index(path: Path) -> dict[str, str]:
         names = set(where.values())
         valid = bool(names) and all(isinstance(name, str) for name in names)
     except OSError as error:
-        raise LoRWebError(f"{path}: the basis cannot be read ({error.strerror}).") from error
+        raise LoRWebError(f"{path}: the file cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         valid = False
     if not valid:
@@ -121,7 +121,7 @@ def _check_container(path: Path) -> None:
         with open(path, "rb", buffering=0) as file:
             head = file.read(9)
     except OSError as error:
-        raise LoRWebError(f"{path}: the basis cannot be read ({error.strerror}).") from error
+        raise LoRWebError(f"{path}: the file cannot be read ({error.strerror}).") from error
     if size == 0:
         raise LoRWebError(f"{path.name} is empty: the download did not finish. Download it again.")
     # Safetensors begins with the length of its JSON header; any first byte may be one of that length's.
