@@ -115,6 +115,7 @@ class LoRABasis:
             self.config.lora_heads,
             self.config.lora_softmax,
             self.config.mixing_coeffs_type,
+            self.config.lora_parts,
         )
 
     def check_values(self, progress: Progress | None = None) -> None:

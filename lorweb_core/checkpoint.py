@@ -46,7 +46,7 @@ ROLES = {
     "att_lora_to_q": "projection",
     "alpha": "alpha",
 }
-_PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
+PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
@@ -69,10 +69,10 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
         elif found[role].setdefault(layer, tensor) is not tensor:
             raise LoRWebError(
                 f"{path.name}: layer {layer} has two tensors for its {role}, {key} is one. Save it with one of them, "
-                f"{_PUBLISHED.get(role, role)}."
+                f"{PUBLISHED.get(role, role)}."
             )
     _check_kind(path.name, found, unknown)
-    A, B, keys, projection = (found[role] for role in _PUBLISHED)
+    A, B, keys, projection = (found[role] for role in PUBLISHED)
     layers = {name: BasisLayer(A[name], B[name], keys[name], projection.get(name)) for name in A}
     _check_geometry(path.name, layers)
     for name, alpha in found["alpha"].items():
@@ -95,7 +95,7 @@ def _check_kind(file: str, found: dict[str, dict[str, Tensor]], unknown: list[st
         )
     names = set().union(*found.values())
     # Without a single projection, the basis is one of `query_projection_type: none`.
-    parts = {role: spelled for role, spelled in _PUBLISHED.items() if role != "projection" or found[role]}
+    parts = {role: spelled for role, spelled in PUBLISHED.items() if role != "projection" or found[role]}
     for role, spelled in parts.items():
         lacking = names - found[role].keys()
         if lacking:

@@ -44,6 +44,12 @@ class BasisConfig:
     """One of QUERY_MODES, or without an external query of TOKEN_MODES."""
     pooling_type: str = "avg"
     """How tokens become one query without an external one."""
+    lora_parts: tuple[int, ...] | None = None
+    """Of a merged basis: how many of the N LoRAs came from each; softmax is over each part by itself.
+
+    This key is ours. Tools that do not know it take one softmax over all N, which for one head and one query gives each
+    part's coefficients times a factor that the part has in common.
+    """
 
 
 # What each key may hold: a type, or the values this version can route.
@@ -59,6 +65,7 @@ _ALLOWED: dict[str, type | tuple] = {
     "query_projection_type": ("linear", "none"),
     "query_mode": tuple(QUERY_MODES | TOKEN_MODES),
     "pooling_type": tuple(POOLINGS),
+    "lora_parts": list,
 }
 
 
@@ -92,6 +99,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         given.pop("external_query_model", None)
     for name, value in given.items():
         _check_value(path.name, name, value)
+    if "lora_parts" in given:
+        given["lora_parts"] = tuple(given["lora_parts"])
     _check_mode(path.name, given)
     return given
 
@@ -101,6 +110,11 @@ def _check_value(file: str, name: str, value: Any) -> None:
     if isinstance(allowed, tuple):
         if value not in allowed:
             raise LoRWebError(f"{file}: {name} is {value!r}; this version of LoRWeB can route: {', '.join(allowed)}.")
+    elif allowed is list:
+        if type(value) is not list or not value or not all(type(part) is int and part > 0 for part in value):
+            raise LoRWebError(
+                f"{file}: {name} is {value!r}; expected a list of whole numbers above 0, such as [32, 32]."
+            )
     elif type(value) is not allowed or (allowed is int and value < 1):
         kind = "true or false" if allowed is bool else "a whole number above 0"
         raise LoRWebError(f"{file}: {name} is {value!r}; expected {kind}.")

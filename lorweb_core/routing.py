@@ -6,9 +6,10 @@ how they are pooled, is here too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -16,20 +17,30 @@ from . import layer_names
 from .errors import LoRWebError
 
 
-def mixing_coefficients(query: Tensor, keys: Tensor, heads: int, softmax: bool, reduction: str) -> Tensor:
+def mixing_coefficients(
+    query: Tensor, keys: Tensor, heads: int, softmax: bool, reduction: str, parts: Sequence[int] | None = None
+) -> Tensor:
     """Coefficients of a layer's N LoRAs, or of many layers' at once (arXiv 2602.15727, as NVlabs/LoRWeB computes them).
 
     Per head, of width d = D / heads: the softmax over the N keys, or the tanh, of query · key / √d.
     query: (..., t, D), t projected queries; keys: (..., N, D). Returns (..., N) in the dtype of the query.
     reduction: 'mean' or 'sum' over heads and queries; the sum is clamped to the range of one of its terms.
+    parts: of a merged basis, how many of the N each of its bases has: the softmax is over these.
     """
     query = rearrange(query, "... t (h d) -> ... h t d", h=heads)
     keys = rearrange(keys, "... n (h d) -> ... h n d", h=heads)
     logits = query @ keys.mT / query.shape[-1] ** 0.5
-    scores = logits.softmax(-1) if softmax else logits.tanh()
+    scores = softmax_by_parts(logits, parts) if softmax else logits.tanh()
     if reduction == "mean":
         return scores.mean((-3, -2))
     return scores.sum((-3, -2)).clamp(0.0 if softmax else -1.0, 1.0)
+
+
+def softmax_by_parts(logits: Tensor, parts: Sequence[int] | None) -> Tensor:
+    """Of logits (..., N), the softmax over each of the parts by itself; None is one of all N."""
+    if not parts:
+        return logits.softmax(-1)
+    return torch.cat([part.softmax(-1) for part in logits.split(list(parts), -1)], -1)
 
 
 # Internal query mode → how many of the n reference tokens are looked at, from the first on; None: every token there is.

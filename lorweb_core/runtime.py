@@ -157,6 +157,7 @@ class Attachment:
                 config.lora_heads,
                 config.lora_softmax,
                 config.mixing_coeffs_type,
+                config.lora_parts,
             )
             for projected, keys in zip(queries, packed.keys, strict=True)
         ]

@@ -56,7 +56,10 @@ def settle(file: str, layers: Layers, config_file: str | None, given: dict[str, 
 
 
 def _check_sizes(file: str, layers: Layers, config_file: str, given: dict[str, Any]) -> None:
-    """Sizes that the config names must be the checkpoint's: N, D, the rank r of some layer; heads must divide D."""
+    """Sizes that the config names must be the checkpoint's: N, D, the rank r of some layer; heads must divide D.
+
+    The parts of a merged basis must add up to N.
+    """
     name, first = next(iter(layers.items()))
     loras_num, keys_dim = first.keys.shape
     sizes = {"loras_num": loras_num, "linear": first.A.shape[2]}
@@ -69,6 +72,12 @@ def _check_sizes(file: str, layers: Layers, config_file: str, given: dict[str, A
         raise LoRWebError(
             f"{config_file} says {key}: {told}, but {file}: layer {name} has {size}. It is another training's "
             "config: choose the one saved with this checkpoint, or move it away to have sizes read from tensors."
+        )
+    parts = given.get("lora_parts", (loras_num,))
+    if sum(parts) != loras_num:
+        raise LoRWebError(
+            f"{config_file} says lora_parts: {list(parts)}, {sum(parts)} LoRAs in all, but {file}: layer {name} has "
+            f"{loras_num}. It is another basis's config: choose the one saved with this checkpoint."
         )
     heads = given.get("lora_heads", 1)
     widths = {keys_dim} if first.projection is not None else {layer.keys.shape[1] for layer in layers.values()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor, uint8
+import torch
+from torch import Tensor
 
 from .grid import Size, resize
 from .triplet import Triplet
@@ -39,4 +40,17 @@ def thumbnail(image: Tensor) -> Tensor:
     height, width = image.shape[:2]
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
-    return (resize(image[None].float().cpu(), size)[0].clamp(0, 1) * 255).round().to(uint8)
+    return (resize(image[None].float().cpu(), size)[0].clamp(0, 1) * 255).round().byte()
+
+
+def contact_sheet(thumbnails: Sequence[Thumbnails], background: float = 0.1) -> Tensor:
+    """a, a' and b in a row, each triplet below the one before, (H, W, 3), float in 0–1."""
+    side, gap = LONGEST_SIDE, 8
+    sheet = torch.full((len(thumbnails) * (side + gap) + gap, 3 * (side + gap) + gap, 3), background)
+    for row, pictures in enumerate(thumbnails):
+        for column, picture in enumerate(pictures):
+            height, width = picture.shape[:2]
+            top = gap + row * (side + gap) + (side - height) // 2
+            left = gap + column * (side + gap) + (side - width) // 2
+            sheet[top : top + height, left : left + width] = picture / 255
+    return sheet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -56,6 +57,18 @@ def rgb_images(images: Tensor, name: str) -> Tensor:
             "Give a larger image."
         )
     return images[..., :3]
+
+
+def each_image(images: Tensor | Sequence[Tensor], name: str) -> list[Tensor]:
+    """One image, a batch, or a list of these, (H, W, C) or (n, H, W, C), RGB or RGBA → every image, (H, W, 3).
+
+    Raises LoRWebError, with `name`, if there is none, or if one is no picture.
+    """
+    given = [images] if isinstance(images, Tensor) else images
+    found = [image for batch in given for image in rgb_images(batch, name)]
+    if not found:
+        raise LoRWebError(f"{name} is an empty list; expected one image or more.")
+    return found
 
 
 def rgb_image(image: Tensor, name: str) -> Tensor:

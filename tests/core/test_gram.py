@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lorweb_core import load_basis
-from lorweb_core.fingerprint import fingerprint
-from lorweb_core.gram import basis_gram, inner, lora_sizes
+from lorweb_core.space.fingerprint import fingerprint
+from lorweb_core.space.gram import basis_gram, inner, lora_sizes
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .basis import LoRABasis
-from .checkpoint import BasisLayer
+from ..basis import LoRABasis
+from ..checkpoint import BasisLayer
 
 _known: WeakKeyDictionary[LoRABasis, str] = WeakKeyDictionary()
 

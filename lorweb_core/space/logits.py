@@ -7,12 +7,14 @@ softmax or tanh that gives the same coefficients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .errors import LoRWebError
+from ..errors import LoRWebError
+from ..routing import softmax_by_parts
 
 # A coefficient of 0 has no logit: it is taken for this one, the smallest that float32 holds in full.
 _LEAST = torch.finfo(torch.float32).tiny
@@ -26,25 +28,37 @@ class Logits(NamedTuple):
     logits: Tensor
     """(..., N)"""
     mass: Tensor
-    """(..., 1): the sum that softmax's scores are scaled to; 1 as the encoder gives them, and for tanh."""
+    """(..., 1): the sum that softmax's scores are scaled to; 1 as the encoder gives them, and for tanh.
+
+    Of a merged basis (..., N): for each coefficient the sum of its part.
+    """
 
 
-def to_logits(coefficients: Tensor, softmax: bool) -> Logits:
-    """Coefficients (..., N) → logits. Raises LoRWebError if softmax or tanh cannot have given them."""
+def to_logits(coefficients: Tensor, softmax: bool, parts: Sequence[int] | None = None) -> Logits:
+    """Coefficients (..., N) → logits; `parts` as in `mixing_coefficients`.
+
+    Raises LoRWebError if softmax or tanh cannot have given them.
+    """
     c = coefficients.double()
     if softmax:
         if (c < 0).any():
             raise _impossible("negative coefficients", "softmax")
-        mass = c.sum(-1, keepdim=True)
+        mass = _mass(c, parts)
         return Logits((c / mass.clamp(min=_LEAST)).clamp(min=_LEAST).log(), mass)
     if (c.abs() > 1).any():
         raise _impossible("coefficients beyond 1", "tanh")
     return Logits(c.clamp(-_MOST, _MOST).atanh(), torch.ones_like(c[..., :1]))
 
 
-def to_scores(logits: Tensor, mass: Tensor, softmax: bool) -> Tensor:
+def to_scores(logits: Tensor, mass: Tensor, softmax: bool, parts: Sequence[int] | None = None) -> Tensor:
     """The way back."""
-    return logits.softmax(-1) * mass if softmax else logits.tanh()
+    return softmax_by_parts(logits, parts) * mass if softmax else logits.tanh()
+
+
+def _mass(c: Tensor, parts: Sequence[int] | None) -> Tensor:
+    if not parts:
+        return c.sum(-1, keepdim=True)
+    return torch.cat([part.sum(-1, keepdim=True).expand_as(part) for part in c.split(list(parts), -1)], -1)
 
 
 def _impossible(what: str, activation: str) -> LoRWebError:

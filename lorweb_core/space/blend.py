@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .errors import LoRWebError
+from ..errors import LoRWebError
+from ..mixture import Mixture
 from .fingerprint import fingerprint
-from .mixture import Mixture
-from .scores import to_logits, to_scores
+from .logits import to_logits, to_scores
 
 SPACES = ("coefficients", "logits")
 
@@ -52,13 +52,13 @@ def sweep(
 
 
 def _in_logits(like: Mixture, parts: Sequence[tuple[float, Tensor]]) -> Tensor:
-    softmax = like.basis.config.lora_softmax
+    softmax, lora_parts = like.basis.config.lora_softmax, like.basis.config.lora_parts
     logits, masses = 0.0, 1.0
     for weight, table in parts:
-        part = to_logits(table, softmax)
+        part = to_logits(table, softmax, lora_parts)
         logits = logits + weight * part.logits
         masses = masses * part.mass**weight
-    return to_scores(logits, masses, softmax).float()
+    return to_scores(logits, masses, softmax, lora_parts).float()
 
 
 def _check(mixtures: Sequence[Mixture], weights: Sequence[float], space: str) -> None:
@@ -84,8 +84,8 @@ def check_same_basis(one: Mixture, other: Mixture) -> None:
 
 
 def _tables(mixtures: Sequence[Mixture]) -> list[Tensor]:
-    """All of one shape: a single analogy is repeated for a batch."""
-    tables = [mixture.table for mixture in mixtures]
+    """All of one shape, in the first one's order of layers: a single analogy is repeated for a batch."""
+    tables = [replace(mixture, basis=mixtures[0].basis).table for mixture in mixtures]
     batches = {table.shape[1] for table in tables if table.ndim == 3}
     if len(batches) > 1:
         raise LoRWebError(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import layer_names
-from .errors import LoRWebError
-from .mixture import Mixture
-from .scores import to_logits, to_scores
+from .. import layer_names
+from ..errors import LoRWebError
+from ..mixture import Mixture
+from .logits import to_logits, to_scores
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def edit(mixture: Mixture, change: Edit) -> Mixture:
     _check(change, n)
     c = table[chosen]
     if change.temperature != 1:
-        logits, mass = to_logits(c, mixture.basis.config.lora_softmax)
-        c = to_scores(logits / change.temperature, mass, mixture.basis.config.lora_softmax).float()
+        softmax, parts = mixture.basis.config.lora_softmax, mixture.basis.config.lora_parts
+        logits, mass = to_logits(c, softmax, parts)
+        c = to_scores(logits / change.temperature, mass, softmax, parts).float()
     kept = c * audible
     if change.top_k is not None or change.top_p < 1:
         kept = kept * _largest(kept, change.top_k or n, change.top_p)
@@ -71,7 +72,7 @@ def _mass(c: Tensor) -> Tensor:
 
 def _largest(c: Tensor, k: int, p: float) -> Tensor:
     """1 for the coefficients kept, 0 for the others; of equals the first."""
-    sizes, order = c.abs().sort(-1, descending=True, stable=True)
+    sizes, order = c.abs().sort(dim=-1, descending=True, stable=True)
     before = sizes.cumsum(-1) - sizes
     keep = before < p * sizes.sum(-1, keepdim=True)
     keep[..., k:] = False

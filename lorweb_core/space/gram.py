@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .basis import LoRABasis, Progress
-from .checkpoint import BasisLayer
+from ..basis import LoRABasis, Progress
+from ..checkpoint import BasisLayer
 
 _known: WeakKeyDictionary[LoRABasis, Tensor] = WeakKeyDictionary()
 

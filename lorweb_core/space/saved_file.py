@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from .basis import Progress
-from .errors import LoRWebError
+from ..basis import Progress
+from ..errors import LoRWebError
 
 # As safetensors spells them.
 _DTYPES = {
@@ -55,6 +55,9 @@ def replacing(path: Path, size: int = 0) -> Iterator[BinaryIO]:
             )
         with open(part, "wb") as file:
             yield file
+            # On the disk before its name is: a crash must not leave the name of the old file on half of the new.
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise LoRWebError(
@@ -74,8 +77,8 @@ def write_tensors(
 ) -> int:
     """Write a .safetensors file while its tensors are made, so that two of them are held at a time; returns its bytes.
 
-    tensors: in the order of `entries`, as described there. The safetensors package takes only all of them at once, and
-    copies each. Raises LoRWebError as `replacing` does.
+    tensors: in the order of `entries`, as described there; one may be overwritten when the next but one is asked for.
+    The safetensors package takes only all of them at once, and copies each. Raises LoRWebError as `replacing` does.
     """
     header, offset = {"__metadata__": dict(metadata)}, 0
     for name, entry in entries.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy
@@ -10,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .errors import LoRWebError
+from ..errors import LoRWebError
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -66,10 +67,10 @@ class Canvas:
 
     def text(self, at: Point, text: str, size: int = 14, colour: Colour | None = None, anchor: str = "la") -> None:
         """anchor: Pillow's: l, m or r across; a (top), m or s (baseline) down."""
-        self.draw.text(at, text, fill=colour or self.theme.text, font=ImageFont.load_default(size), anchor=anchor)
+        self.draw.text(at, text, fill=colour or self.theme.text, font=_font(size), anchor=anchor)
 
     def text_width(self, text: str, size: int = 14) -> int:
-        return int(ImageFont.load_default(size).getlength(text)) + 1
+        return int(_font(size).getlength(text)) + 1
 
     def box(self, at: Point, width: float, height: float, colour: Colour) -> None:
         if width >= 1 and height >= 1:
@@ -80,8 +81,11 @@ class Canvas:
 
     def cells(self, at: tuple[int, int], values: Tensor, cell: tuple[int, int], colours: Sequence[Colour]) -> None:
         """A heat map: values (rows, columns) in 0–1, 0 the first colour and 1 the last; cell: (width, height)."""
-        rgb = coloured(values, colours).numpy()
-        self.image.paste(Image.fromarray(rgb.repeat(cell[1], 0).repeat(cell[0], 1)), at)
+        self.blocks(at, coloured(values, colours), cell)
+
+    def blocks(self, at: tuple[int, int], colours: Tensor, cell: tuple[int, int]) -> None:
+        """Cells of colours of their own: (rows, columns, 3), uint8."""
+        self.image.paste(Image.fromarray(colours.numpy().repeat(cell[1], 0).repeat(cell[0], 1)), at)
 
     def picture(self, at: tuple[int, int], picture: Tensor) -> None:
         """(h, w, 3), uint8, or float in 0–1."""
@@ -112,15 +116,20 @@ class Canvas:
 
     def tensor(self) -> Tensor:
         """(H, W, 3), float32 in 0–1."""
-        return torch.from_numpy(numpy.array(self.image)).float() / 255
+        return torch.from_numpy(numpy.asarray(self.image, dtype=numpy.float32) / 255)
+
+
+# Pillow unpacks its font anew each time.
+_font = cache(ImageFont.load_default)
 
 
 def coloured(values: Tensor, colours: Sequence[Colour]) -> Tensor:
     """Values (…) in 0–1, clamped, NaN as 0 → (…, 3), uint8, between evenly spaced colours."""
-    stops = torch.tensor(colours, dtype=torch.float32)
-    place = values.float().nan_to_num(0.0).clamp(0, 1) * (len(stops) - 1)
-    below = place.floor().clamp(max=len(stops) - 2).long()
-    return torch.lerp(stops[below], stops[below + 1], (place - below)[..., None]).round().to(torch.uint8)
+    # In numpy: so little is not worth waking torch's threads, which on a busy machine wait for one another.
+    places = values.double().cpu().nan_to_num(0.0).numpy()
+    stops = numpy.linspace(0, 1, len(colours))
+    channels = [numpy.interp(places, stops, channel) for channel in zip(*colours, strict=True)]
+    return torch.from_numpy(numpy.stack(channels, -1).round().astype(numpy.uint8))
 
 
 def _levels(picture: Tensor) -> Tensor:

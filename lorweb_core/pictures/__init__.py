@@ -1,0 +1,1 @@
+"""What there is to look at. Pillow draws it, which every ComfyUI has."""

@@ -1,0 +1,38 @@
+"""Pictures and captions as people give them, made ready to be drawn."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from torch import Tensor
+
+from ..grid import Size, resize
+
+# What people type that no decomposition brings to ASCII.
+_ASCII = str.maketrans(
+    {
+        **dict.fromkeys("′‘’‚´", "'"),
+        **dict.fromkeys("″“”„«»", '"'),
+        **dict.fromkeys("‐‑‒–—−", "-"),
+        **{"×": "x", "→": "->", "·": ".", "•": "*", "ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "ł": "l"},
+    }
+)
+
+
+def fit_inside(image: Tensor, box: Size) -> Tensor:
+    """(H, W, 3) → scaled up or down, in its own shape, to the largest size that the box holds; on the CPU."""
+    height, width = image.shape[:2]
+    scale = min(box.height / height, box.width / width)
+    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
+    return resize(image[None].float().cpu().nan_to_num(0.0), size)[0]
+
+
+def ascii_text(text: str) -> str:
+    """What the font can write of a text: accents go, other characters become a question mark, white space a blank."""
+    plain = unicodedata.normalize("NFKD", text.translate(_ASCII))
+    kept = (character for character in plain if not unicodedata.combining(character))
+    readable = (
+        character if character.isascii() and character.isprintable() else "?"
+        for character in " ".join("".join(kept).split())
+    )
+    return "".join(readable)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import errno
+import io
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import standins
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lorweb_core import LoRWebError, Mixture, load_basis
+from lorweb_core.space import saved_file
+from lorweb_core.space.fingerprint import fingerprint
+from lorweb_core.space.mixture_file import load_mixture, save_mixture
+from lorweb_core.thumbnails import contact_sheet, make_thumbnails
+from lorweb_core.triplet import triplets
+
+
+@pytest.fixture
+def basis(weights, save):
+    return load_basis(save(weights, query_mode="cat-aa'b"))
+
+
+@pytest.fixture
+def mixture(basis):
+    shown = make_thumbnails(triplets(torch.rand(300, 200, 3), torch.rand(100, 400, 3), torch.rand(2, 20, 20, 3)))
+    return Mixture(basis, basis.route(torch.randn(2, 1, 12)).coefficients, shown)
+
+
+def test_what_is_saved_comes_back(mixture, basis, tmp_path):
+    save_mixture(mixture, tmp_path / "m.safetensors")
+    loaded = load_mixture(tmp_path / "m.safetensors", basis)
+    assert torch.equal(loaded.table, mixture.table)
+    assert loaded.basis is basis
+    assert len(loaded.thumbnails) == 2
+    for saved, kept in zip(loaded.thumbnails, mixture.thumbnails):
+        assert all(torch.equal(one, other) for one, other in zip(saved, kept))
+
+
+def test_the_file_is_small_and_says_what_it_is_of(mixture, basis, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_mixture(mixture, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["basis"] == "basis.safetensors"
+    assert metadata["fingerprint"] == fingerprint(basis)
+    assert "cat-aa'b" in metadata["config"]
+    assert path.stat().st_size < 400_000
+
+
+def test_a_file_of_the_same_basis_elsewhere_and_in_shards_takes_it(mixture, weights, tmp_path, save):
+    save_mixture(mixture, tmp_path / "m.safetensors")
+    copy = load_basis(save(weights, name="copy", query_mode="cat-aa'b"))
+    assert torch.equal(load_mixture(tmp_path / "m.safetensors", copy).table, mixture.table)
+
+
+@pytest.mark.parametrize("what", ["lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight"])
+def test_one_value_changed_is_another_basis(mixture, weights, save, tmp_path, what):
+    save_mixture(mixture, tmp_path / "m.safetensors")
+    changed = {name: t.clone() for name, t in weights.items()}
+    name = next(name for name in changed if name.endswith(what))
+    changed[name].flatten()[-1] += 1
+    with pytest.raises(LoRWebError, match=r"m\.safetensors is a mixture of another basis: of basis\.safetensors with"):
+        load_mixture(tmp_path / "m.safetensors", load_basis(save(changed, name="changed", query_mode="cat-aa'b")))
+
+
+def test_other_files_are_told_apart(basis, weights, tmp_path):
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(LoRWebError, match=r"other\.safetensors is not a saved mixture but a basis"):
+        load_mixture(tmp_path / "other.safetensors", basis)
+    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(LoRWebError, match=r"x\.safetensors is not a saved mixture"):
+        load_mixture(tmp_path / "x.safetensors", basis)
+    (tmp_path / "empty.safetensors").touch()
+    with pytest.raises(LoRWebError, match="empty"):
+        load_mixture(tmp_path / "empty.safetensors", basis)
+    with pytest.raises(LoRWebError, match="cannot be read"):
+        load_mixture(tmp_path / "none.safetensors", basis)
+
+
+def test_an_activation_routed_mixture_has_nothing_to_save(save, tmp_path):
+    weights = standins.basis(standins.block_linears(16, 1, 1), n=4, rank=2, keys=8, query=None)
+    basis = load_basis(save(weights, external_query=False))
+    with pytest.raises(LoRWebError, match="no coefficients before sampling"):
+        save_mixture(basis.route(), tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_aFullDisk_leaves_the_old_file_and_no_part(mixture, basis, tmp_path, monkeypatch):
+    path = tmp_path / "saved" / "m.safetensors"
+    path.parent.mkdir()
+    save_mixture(mixture, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(LoRWebError, match="0 MB free. Make room"):
+        save_mixture(mixture, path)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(saved_file, "open", FullDisk, raising=False)
+    with pytest.raises(LoRWebError, match="No space left on device"):
+        save_mixture(mixture, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["m.safetensors"]
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has no room after 100 bytes."""
+
+    def write(self, content) -> int:
+        super().write(bytes(content)[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_thumbnails_are_small_and_in_shape():
+    (shown,) = make_thumbnails(triplets(torch.rand(512, 256, 3), torch.ones(64, 64, 3), torch.zeros(16, 300, 3)))
+    assert [tuple(picture.shape) for picture in shown] == [(128, 64, 3), (64, 64, 3), (7, 128, 3)]
+    assert shown.a_prime.eq(255).all()
+    assert shown.b.eq(0).all()
+    sheet = contact_sheet([shown, shown])
+    assert sheet.shape[0] > 2 * 128
+    assert sheet.max() == 1
