@@ -1,0 +1,111 @@
+"""Parts of the pictures that show coefficients and similarities: colour scales, ticks, bars, legends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .canvas import Canvas, Colour, Theme
+
+SMALL = 12
+"""Font size of ticks and legends, pixels."""
+
+
+class Scale(NamedTuple):
+    """From values to the colours of a map."""
+
+    low: float
+    high: float
+    colours: tuple[Colour, ...]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Values → 0–1, as `Canvas.cells` takes them."""
+        return (values.double() - self.low) / (self.high - self.low)
+
+
+def scale_for(values: Tensor, theme: Theme, signed: bool = False) -> Scale:
+    """From 0 to the largest value; with negative ones, or if `signed`, symmetric about 0. Where all are 0, to 1."""
+    most = float(values.abs().max()) or 1.0
+    if signed or (values < 0).any():
+        return Scale(-most, most, theme.diverging)
+    return Scale(0.0, most, theme.sequential)
+
+
+def number(value: float) -> str:
+    """Short: '0.0123', '12.3', '1.2e-05'."""
+    return f"{value:.3g}"
+
+
+def step_for(room: float, needed: float) -> int:
+    """1, 2, 5, 10, 20, …: each how-manieth of things that are `room` apart gets a label that needs so much."""
+    magnitude = 1
+    while True:
+        for step in (1, 2, 5):
+            if step * magnitude * room >= needed:
+                return step * magnitude
+        magnitude *= 10
+
+
+def index_ticks(canvas: Canvas, at: tuple[float, float], labels: Sequence[int], cell: int) -> None:
+    """Numbers centred under columns that begin at `at`."""
+    step = step_for(cell, canvas.text_width("00", SMALL) + 6)
+    for column in range(0, len(labels), step):
+        canvas.text((at[0] + (column + 0.5) * cell, at[1]), str(labels[column]), SMALL, canvas.theme.faint, "ma")
+
+
+def bars(
+    canvas: Canvas,
+    at: tuple[float, float],
+    height: int,
+    values: Tensor,
+    most: float,
+    cell: int,
+    colour: Colour,
+    labelled: int = 5,
+) -> None:
+    """Bars upwards from `at`, one per column, `height` for the value `most`; over the highest their indices."""
+    gap = 0 if cell < 3 else 1 if cell < 12 else 2
+    tops = [at[1] - height * value / most if most > 0 else at[1] for value in values.tolist()]
+    for column, top in enumerate(tops):
+        canvas.box((at[0] + column * cell, round(top)), cell - gap, at[1] - round(top), colour)
+    canvas.line([at, (at[0] + len(tops) * cell - 1, at[1])])
+    taken: list[tuple[float, float]] = []
+    for column in values.argsort(descending=True, stable=True).tolist():
+        if len(taken) == labelled:
+            break
+        middle, half = at[0] + (column + 0.5) * cell, canvas.text_width(str(column), SMALL) / 2 + 2
+        free = all(middle + half <= left or right <= middle - half for left, right in taken)
+        # Nor may a label lie on a higher bar beside its own.
+        beside = tops[max(0, int((middle - half - at[0]) // cell)) : int((middle + half - at[0]) // cell) + 1]
+        if free and tops[column] < at[1] - 1 and min(beside) >= tops[column] - 2:
+            canvas.text((middle, tops[column] - 3), str(column), SMALL, anchor="ms")
+            taken.append((middle - half, middle + half))
+
+
+def colour_bar(canvas: Canvas, at: tuple[int, int], width: int, scale: Scale, what: str) -> None:
+    """A legend: the scale's colours, the numbers at its ends (and 0 in its middle), and beneath what they mean."""
+    canvas.cells(at, torch.linspace(0, 1, width)[None], (1, 10), scale.colours)
+    stops = [(0.0, scale.low, "la"), (1.0, scale.high, "ra")]
+    if scale.low < 0:
+        stops.append((0.5, 0.0, "ma"))
+    for place, value, anchor in stops:
+        canvas.text((at[0] + place * width, at[1] + 14), number(value), SMALL, canvas.theme.faint, anchor)
+    canvas.text((at[0], at[1] + 31), what, SMALL, canvas.theme.faint)
+
+
+def elided(canvas: Canvas, text: str, size: int, width: float) -> str:
+    """The text, or as much of its beginning and end as fits."""
+    kept = len(text)
+    short = text
+    while kept > 2 and canvas.text_width(short, size) > width:
+        kept -= 1
+        short = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+    return short
+
+
+def blended(one: Colour, other: Colour, part: float) -> Colour:
+    """A colour between two."""
+    return tuple(round(a + part * (b - a)) for a, b in zip(one, other, strict=True))
