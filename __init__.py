@@ -7,7 +7,8 @@ from comfy_api.latest import ComfyExtension
 
 from .nodes import NODES
 
-folder_paths.add_model_folder_path("lorweb", os.path.join(folder_paths.models_dir, "lorweb"))
+for folder in ("lorweb", "lorweb_mixtures"):
+    folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
 
 
 class LoRWebExtension(ComfyExtension):

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import Mixture
+from ..lorweb_core.pictures.canvas import THEMES
+from ..lorweb_core.pictures.export_picture import export_picture
+from ..lorweb_core.space.lora_export import DTYPES, MODES, error_by_rank, export_lora
+from . import save_path, sockets
+from .progress import progress_bar
+
+FOLDER = "loras"
+
+
+class ExportLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBExportLoRA",
+            display_name="Export as LoRA",
+            category="LoRWeB",
+            description="Writes the mixture as an ordinary LoRA into models/loras, for Load LoRA and every other FLUX "
+            "tool: ComfyUI, diffusers, Forge, Nunchaku.",
+            inputs=[
+                sockets.Mixture.Input("mixture", tooltip="Of one analogy, from the Analogy Encoder or changed since."),
+                *save_path.inputs("the LoRA in models/loras", "lorweb/edit"),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="exact",
+                    tooltip="exact: all of the mixture, of a high rank and large. rank: every layer compressed to one "
+                    "rank. error: each layer compressed to the least rank that leaves out no more than that share.",
+                ),
+                io.Int.Input(
+                    "rank", default=16, min=1, max=4096, tooltip="For mode rank: 16 is a usual size of LoRAs."
+                ),
+                io.Float.Input(
+                    "error",
+                    default=0.1,
+                    min=0.0,
+                    max=0.99,
+                    step=0.001,
+                    round=False,
+                    tooltip="For mode error: the share of each layer's change that may be left out, 0.1 for 10 %.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Folded in: the LoRA at strength 1 is then the mixture at this strength.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="float16",
+                    tooltip="Of the file. float16 is exact to 0.02 %, bfloat16 to 0.2 %, float32 twice as large.",
+                ),
+                io.Combo.Input("theme", options=list(THEMES), default="dark", tooltip="Of the picture."),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "report", tooltip="Error against rank, where this file stands, and where its error is."
+                ),
+                io.String.Output("json", tooltip="The same in numbers, per layer."),
+                io.String.Output("lora_name", tooltip="The name that Load LoRA lists the file by."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        mixture: Mixture,
+        name: str,
+        if_exists: str = "number",
+        mode: str = "exact",
+        rank: int = 16,
+        error: float = 0.1,
+        strength: float = 1.0,
+        dtype: str = "float16",
+        theme: str = "dark",
+    ) -> io.NodeOutput:
+        path = save_path.save_path(FOLDER, name, if_exists)
+        layers = len(mixture.basis.layers)
+        report = export_lora(mixture, path, mode, rank, error, strength, dtype, progress=progress_bar(layers))
+        if not report.error_by_rank:
+            report = replace(report, error_by_rank=error_by_rank(mixture, progress_bar(layers)))
+        image = export_picture(report, theme)[None]
+        listed = str(path.relative_to(Path(folder_paths.get_folder_paths(FOLDER)[0])))
+        return io.NodeOutput(image, report.to_json(), listed, ui=ui.PreviewImage(image, cls=cls))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lorweb_core import LoRABasis
+from ..lorweb_core.space.merging import merge_bases
+from . import save_path, sockets
+from .basis_loader import FOLDER
+from .progress import progress_bar
+
+
+class MergeBases(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBMergeBases",
+            display_name="Merge Bases",
+            category="LoRWeB",
+            description="Makes one basis of two of the same layout and saves it in models/lorweb. Each goes on "
+            "choosing among its own LoRAs as it does alone, and their changes add up.",
+            inputs=[
+                sockets.Basis.Input("basis_1", tooltip="From the LoRWeB Basis Loader. Its LoRAs come first."),
+                sockets.Basis.Input(
+                    "basis_2",
+                    tooltip="Another, trained for the same model with the same kind of query, encoder and heads; "
+                    "ranks, widths of keys and dtypes may differ.",
+                ),
+                *save_path.inputs("the merged basis and its config", default="merged_basis"),
+            ],
+            outputs=[sockets.Basis.Output("basis", tooltip="The merged basis, loaded from its file.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, basis_1: LoRABasis, basis_2: LoRABasis, name: str, if_exists: str = save_path.IF_EXISTS[0]
+    ) -> io.NodeOutput:
+        path = save_path.save_path(FOLDER, name, if_exists)
+        return io.NodeOutput(merge_bases(basis_1, basis_2, path, progress_bar(len(basis_1.layers))))

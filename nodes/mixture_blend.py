@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lorweb_core import Mixture
+from ..lorweb_core.space.blend import SPACES, blend, sweep
+from . import sockets
+
+SLOTS = (1, 2, 3, 4)
+
+
+class MixtureBlend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBMixtureBlend",
+            display_name="Mixture Blend",
+            category="LoRWeB",
+            description="Blends mixtures of one basis: half of this edit, twice that one, or one without the other. "
+            "For more than four, blend blends.",
+            inputs=[
+                *(
+                    sockets.Mixture.Input(
+                        f"mixture_{slot}", optional=slot > 1, tooltip="From the Analogy Encoder, or another node here."
+                    )
+                    for slot in SLOTS
+                ),
+                *(
+                    io.Float.Input(
+                        f"weight_{slot}",
+                        default=1.0 if slot == 1 else 0.0,
+                        min=-3.0,
+                        max=3.0,
+                        step=0.05,
+                        display_mode=io.NumberDisplay.slider,
+                        tooltip=f"How much of mixture_{slot}: 1 as it is, 0 none, negative its opposite.",
+                    )
+                    for slot in SLOTS
+                ),
+                io.Combo.Input(
+                    "space",
+                    options=list(SPACES),
+                    default="coefficients",
+                    tooltip="coefficients: the changes that the mixtures make add up. logits: before softmax or tanh, "
+                    "where the blend stays among what the encoder can give.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=5,
+                    min=2,
+                    max=64,
+                    tooltip="How many mixtures the sweep has, from mixture_1 alone to the blend.",
+                ),
+            ],
+            outputs=[
+                sockets.Mixture.Output("mixture", tooltip="The blend, for Mixed LoRA Apply."),
+                sockets.Mixture.Output(
+                    "sweep",
+                    is_output_list=True,
+                    tooltip="Mixtures on the line from mixture_1 alone to the blend: what follows runs once for each.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, space: str = "coefficients", steps: int = 5, **slots: Mixture | float) -> io.NodeOutput:
+        given = [slot for slot in SLOTS if slots.get(f"mixture_{slot}") is not None]
+        mixtures = [slots[f"mixture_{slot}"] for slot in given]
+        weights = [slots[f"weight_{slot}"] for slot in given]
+        return io.NodeOutput(blend(mixtures, weights, space), sweep(mixtures, weights, steps, space))

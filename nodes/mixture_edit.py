@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lorweb_core import Mixture
+from ..lorweb_core.layer_names import KINDS, STREAMS
+from ..lorweb_core.space.edit import Edit, edit
+from . import sockets
+
+KEEP = ("all", "top k", "top p")
+
+
+class MixtureEdit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBMixtureEdit",
+            display_name="Mixture Edit",
+            category="LoRWeB",
+            description="Changes a mixture in the layers chosen, in this order: temperature, mute and solo, keep, "
+            "renormalize, scale. Chain several for several changes.",
+            inputs=[
+                sockets.Mixture.Input("mixture", tooltip="From the Analogy Encoder, or another node here."),
+                io.Float.Input(
+                    "temperature",
+                    default=1.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Below 1 the LoRAs with the largest coefficients win, above 1 all become alike.",
+                ),
+                io.String.Input("mute", default="", tooltip="LoRAs to leave out, by index: 3, 8-11."),
+                io.String.Input("solo", default="", tooltip="LoRAs to keep, and no others, by index: 3, 8-11."),
+                io.Combo.Input(
+                    "keep",
+                    options=list(KEEP),
+                    default="all",
+                    tooltip="Of each layer: all coefficients, the top_k largest, or the fewest that make up the share "
+                    "top_p of their sum.",
+                ),
+                io.Int.Input("top_k", default=4, min=1, max=4096, tooltip="How many to keep, with keep at top k."),
+                io.Float.Input(
+                    "top_p", default=0.9, min=0.01, max=1.0, step=0.01, tooltip="The share, with keep at top p."
+                ),
+                io.Boolean.Input(
+                    "renormalize",
+                    default=False,
+                    tooltip="Scale what is kept to the sum that there was before mute, solo and keep.",
+                ),
+                io.Float.Input(
+                    "scale", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="How much of it: 1 as it is."
+                ),
+                io.String.Input(
+                    "blocks",
+                    default="all",
+                    tooltip="The blocks to change: all, double, single 20-37, or double 0-3, single 5. Others stay.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=["all", *KINDS],
+                    default="all",
+                    tooltip="The layers to change, by what they do. Others stay.",
+                ),
+                io.Combo.Input(
+                    "stream",
+                    options=["all", *STREAMS],
+                    default="all",
+                    tooltip="The layers to change, by what goes through them: double blocks have a stream for the "
+                    "image and one for the text, single blocks one for both. Others stay.",
+                ),
+            ],
+            outputs=[sockets.Mixture.Output("mixture", tooltip="The mixture changed, for Mixed LoRA Apply.")],
+        )
+
+    @classmethod
+    def execute(cls, mixture: Mixture, keep: str = "all", top_k: int = 4, top_p: float = 0.9, **change):
+        largest = {"top k": {"top_k": top_k}, "top p": {"top_p": top_p}}.get(keep, {})
+        return io.NodeOutput(edit(mixture, Edit(**change, **largest)))

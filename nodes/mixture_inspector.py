@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import Mixture
+from ..lorweb_core.pictures.canvas import THEMES
+from ..lorweb_core.pictures.inspection_picture import inspection_picture
+from ..lorweb_core.space.inspection import inspect_batch
+from . import sockets
+from .progress import progress_bar
+
+THEME_TOOLTIP = "Colours of the picture: dark as ComfyUI, or light as paper."
+
+
+class MixtureInspector(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBMixtureInspector",
+            display_name="Mixture Inspector",
+            category="LoRWeB",
+            description="Shows which LoRAs a mixture chooses in which layers, how much each of them changes, and how "
+            "it differs from another mixture.",
+            inputs=[
+                sockets.Mixture.Input("mixture", tooltip="From the Analogy Encoder. Of a batch each gets a picture."),
+                sockets.Mixture.Input(
+                    "compare_with",
+                    optional=True,
+                    tooltip="A mixture of the same basis to show beside it, with their difference and cosine.",
+                ),
+                io.Combo.Input(
+                    "theme", options=list(THEMES), optional=True, default=next(iter(THEMES)), tooltip=THEME_TOOLTIP
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The picture; of a batch one for each analogy."),
+                io.String.Output("json", tooltip="All its numbers; of a batch a list, one entry for each analogy."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, mixture: Mixture, compare_with: Mixture | None = None, theme: str = "dark") -> io.NodeOutput:
+        inspections = inspect_batch(mixture, compare_with, progress_bar(len(mixture.basis.layers)))
+        image = torch.stack([inspection_picture(inspection, theme) for inspection in inspections])
+        described = [inspection.to_json() for inspection in inspections]
+        json = described[0] if len(described) == 1 else f"[{', '.join(described)}]"
+        return io.NodeOutput(image, json, ui=ui.PreviewImage(image, cls=cls))

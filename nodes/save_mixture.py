@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import Mixture
+from ..lorweb_core.space.mixture_file import save_mixture
+from ..lorweb_core.thumbnails import contact_sheet
+from . import save_path, sockets
+
+FOLDER = "lorweb_mixtures"
+
+
+class SaveMixture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBSaveMixture",
+            display_name="Save Mixture",
+            category="LoRWeB",
+            description="Saves a mixture into models/lorweb_mixtures: coefficients and thumbnails, without the basis.",
+            inputs=[
+                sockets.Mixture.Input("mixture", tooltip="From the Analogy Encoder, or a node that changes mixtures."),
+                *save_path.inputs("the file", default="my_edit"),
+            ],
+            outputs=[io.String.Output("mixture_name", tooltip="The file's name, as Load Mixture lists it.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, mixture: Mixture, name: str, if_exists: str = "number") -> io.NodeOutput:
+        path = save_path.save_path(FOLDER, name, if_exists)
+        save_mixture(mixture, path)
+        return shown(cls, mixture, str(path.relative_to(folder_paths.get_folder_paths(FOLDER)[0])))
+
+
+def shown(node: type[io.ComfyNode], mixture: Mixture, output) -> io.NodeOutput:
+    """With the pictures that the mixture was made of on the node."""
+    if not mixture.thumbnails:
+        return io.NodeOutput(output)
+    return io.NodeOutput(output, ui=ui.PreviewImage(contact_sheet(mixture.thumbnails)[None], cls=node))

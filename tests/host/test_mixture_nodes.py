@@ -1,0 +1,141 @@
+"""The nodes that blend, edit, save and load mixtures, as the host sees and calls them."""
+
+from __future__ import annotations
+
+import parity
+import pytest
+import torch
+
+
+@pytest.fixture
+def basis(host, tmp_path):
+    return host.core.load_basis(parity.write_checkpoint(tmp_path, "softmax_mean_1"))
+
+
+@pytest.fixture
+def mixtures(basis):
+    generator = torch.Generator().manual_seed(0)
+    return [basis.route(torch.randn(1, 3, 16, generator=generator)) for _ in range(2)]
+
+
+@pytest.fixture
+def defaults(host):
+    """The widgets of a node as the front end fills them in."""
+
+    def defaults(node_id: str) -> dict:
+        schema = host.node(node_id).GET_SCHEMA()
+        return {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
+
+    return defaults
+
+
+@pytest.fixture
+def files(host):
+    folder = host.models / "lorweb_mixtures"
+    yield folder
+    for file in sorted(folder.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+
+
+def test_a_blend_with_the_defaults_is_its_first_mixture(host, mixtures, defaults):
+    node = host.node("LoRWeBMixtureBlend")
+    mixture, sweep = node.execute(mixture_1=mixtures[0], mixture_2=mixtures[1], **defaults("LoRWeBMixtureBlend")).result
+    assert torch.equal(mixture.table, mixtures[0].table)
+    assert len(sweep) == 5
+    assert [output.is_output_list for output in node.GET_SCHEMA().outputs] == [False, True]
+
+
+def test_sliders_and_slots_go_together(host, mixtures, defaults):
+    given = defaults("LoRWeBMixtureBlend") | {"weight_1": -1.0, "weight_3": 2.0, "weight_4": 9.0}
+    mixture, sweep = (
+        host.node("LoRWeBMixtureBlend")
+        .execute(mixture_1=mixtures[0], mixture_3=mixtures[1], mixture_4=None, **given)
+        .result
+    )
+    torch.testing.assert_close(mixture.table, 2 * mixtures[1].table - mixtures[0].table)
+    assert torch.equal(sweep[-1].table, mixture.table)
+
+
+def test_an_edit_with_the_defaults_changes_nothing(host, mixtures, defaults):
+    (edited,) = host.node("LoRWeBMixtureEdit").execute(mixture=mixtures[0], **defaults("LoRWeBMixtureEdit")).result
+    assert torch.equal(edited.table, mixtures[0].table)
+
+
+@pytest.mark.parametrize(("keep", "left"), [("all", 4), ("top k", 2), ("top p", 1)])
+def test_keep_says_which_of_the_two_numbers_counts(host, mixtures, defaults, keep, left):
+    given = defaults("LoRWeBMixtureEdit") | {"keep": keep, "top_k": 2, "top_p": 0.01}
+    (edited,) = host.node("LoRWeBMixtureEdit").execute(mixture=mixtures[0], **given).result
+    assert edited.table.count_nonzero(-1).eq(left).all()
+
+
+def test_a_mixture_edited_to_nothing_leaves_the_model_as_it_is(host, load_flux, mixtures, velocity):
+    (edited,) = host.node("LoRWeBMixtureEdit").execute(mixture=mixtures[0], scale=0.0).result
+    model = load_flux()
+    torch.testing.assert_close(velocity(host.apply.apply_mixture(model, edited)), velocity(model))
+
+
+def test_saved_and_loaded_it_patches_the_same(host, basis, mixtures, files, load_flux, velocity):
+    save, load = host.node("LoRWeBSaveMixture"), host.node("LoRWeBLoadMixture")
+    (name,) = save.execute(mixtures[0], "edits/night").result
+    assert name in ("edits/night.safetensors", "edits\\night.safetensors")
+    assert name in load.define_schema().inputs[1].options
+    assert load.validate_inputs(name) is True
+    loaded = load.execute(basis, name).result[0]
+    model = load_flux()
+    applied = [velocity(host.apply.apply_mixture(model, m, method="merge")) for m in (loaded, mixtures[0])]
+    assert torch.equal(*applied)
+
+
+def test_the_pictures_it_was_made_of_show_on_both_nodes(host, basis, mixtures, files):
+    from dataclasses import replace
+
+    thumbnails = host.core.thumbnails.make_thumbnails(host.core.triplets(*torch.rand(3, 64, 32, 3)))
+    saved = host.node("LoRWeBSaveMixture").execute(replace(mixtures[0], thumbnails=thumbnails), "shown")
+    loaded = host.node("LoRWeBLoadMixture").execute(basis, "shown.safetensors")
+    for output in (saved, loaded):
+        assert len(output.ui.as_dict()["images"]) == 1
+    assert host.node("LoRWeBSaveMixture").execute(mixtures[0], "plain").ui is None
+
+
+def test_an_older_file_stays_unless_it_is_to_be_replaced(host, basis, mixtures, files):
+    save, load = host.node("LoRWeBSaveMixture"), host.node("LoRWeBLoadMixture")
+    names = [save.execute(mixture, "edit").result[0] for mixture in mixtures]
+    assert names == ["edit.safetensors", "edit-2.safetensors"]
+    before = load.fingerprint_inputs(mixture_name="edit.safetensors")
+    assert save.execute(mixtures[1], "edit.safetensors", "replace").result == ("edit.safetensors",)
+    assert load.fingerprint_inputs(mixture_name="edit.safetensors") != before
+    for name in names:
+        assert torch.equal(load.execute(basis, name).result[0].table, mixtures[1].table)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "  ", "../out", "/etc/out", "a/../../out", "..\\out", "C:\\out", "a:b", "what?", "a\0b", ".", "a/.. /b"],
+)
+def test_names_that_leave_the_folder_are_refused(host, mixtures, files, name):
+    with pytest.raises(host.core.LoRWebError, match="The name"):
+        host.node("LoRWeBSaveMixture").execute(mixtures[0], name)
+    assert not list(files.rglob("*.safetensors"))
+
+
+def test_a_folder_that_cannot_be_written_is_said(host, mixtures, files):
+    files.mkdir(exist_ok=True)
+    (files / "file").write_text("no folder")
+    with pytest.raises(host.core.LoRWebError, match="cannot be made"):
+        host.node("LoRWeBSaveMixture").execute(mixtures[0], "file/edit")
+
+
+def test_a_mixture_of_another_basis_or_none_is_refused(host, basis, mixtures, files, tmp_path):
+    save, load = host.node("LoRWeBSaveMixture"), host.node("LoRWeBLoadMixture")
+    save.execute(mixtures[0], "edit")
+    (tmp_path / "other").mkdir()
+    tensors = host.core.tensor_files.read_tensors(parity.write_checkpoint(tmp_path / "other", "softmax_mean_1"))
+    from safetensors.torch import save_file
+
+    changed = tmp_path / "other" / "changed.safetensors"
+    save_file({name: t * 2 for name, t in tensors.items()}, changed)
+    with pytest.raises(host.core.LoRWebError, match=r"edit\.safetensors is a mixture of another basis"):
+        load.execute(host.core.load_basis(changed), "edit.safetensors")
+    save_file({"x": torch.zeros(1)}, files / "x.safetensors")
+    assert "is not a saved mixture" in load.validate_inputs("x.safetensors")
+    assert "is not in" in load.validate_inputs("../x.safetensors")

@@ -1,0 +1,193 @@
+"""Analogy Score and Picture Strip as the host calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import standins
+import torch
+from safetensors.torch import load_file, save_file
+
+BLOCKS = standins.block_linears(hidden=16, doubles=1, singles=1)
+
+
+@pytest.fixture
+def basis(host, tmp_path):
+    """A small basis with these settings, for queries of the width asked for or, None, for the layers' own inputs."""
+
+    def basis(query: int | None = 72, **settings):
+        path = tmp_path / f"basis{query}.safetensors"
+        save_file(standins.basis(BLOCKS, n=4, rank=2, keys=8, query=query), path)
+        config = {"config": {"process": [{"network": {"network_kwargs": settings}}]}}
+        path.with_suffix(".yaml").write_text(json.dumps(config))
+        return host.core.load_basis(path)
+
+    return basis
+
+
+@pytest.fixture
+def clip_folder(host):
+    """A small CLIP where the nodes look for the basis's encoder."""
+    folder = host.models / "clip_vision" / "clip-vit-large-patch14"
+    shutil.rmtree(folder, ignore_errors=True)
+    host.encoder._encoder_from_folder.cache_clear()
+    yield standins.image_encoder(folder, width=24)
+    host.encoder._encoder_from_folder.cache_clear()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def clip_vision(clip_folder):
+    """The same tower as the host's CLIP_VISION, which keeps it in float16."""
+    import comfy.clip_vision
+
+    tower = comfy.clip_vision.ClipVisionModel(str(clip_folder / "config.json"))
+    tower.load_sd(load_file(clip_folder / "model.safetensors"))
+    return tower
+
+
+SIZE = (96, 128)
+
+
+def night_above(shape: str) -> torch.Tensor:
+    """Night falls on the upper half of the scene, (1, H, W, 3)."""
+    day, night = (standins.picture(at, shape, size=SIZE)[None] for at in (False, True))
+    return torch.cat([night[:, :48], day[:, 48:]], 1)
+
+
+def analogy() -> dict[str, list[torch.Tensor]]:
+    """As the host gives them: lists of batches."""
+    house, tree = (standins.picture(False, shape, size=SIZE)[None] for shape in ("house", "tree"))
+    return {"a": [house], "a_prime": [night_above("house")], "b": [tree]}
+
+
+def results() -> list[torch.Tensor]:
+    """The picture as it was, as the example has it, and two others: by night all over, and another one."""
+    day, night = (standins.picture(at, "tree", size=SIZE)[None] for at in (False, True))
+    return [day, night_above("tree"), night, night_above("house")]
+
+
+def embedding(folder: Path, image: torch.Tensor) -> torch.Tensor:
+    """transformers' own model on transformers' own preprocessing."""
+    import transformers
+
+    levels = (image[0] * 255).round().byte().numpy()
+    kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    model = transformers.CLIPVisionModelWithProjection.from_pretrained(folder).eval()
+    return model(**kind()([levels], return_tensors="pt")).image_embeds[0]
+
+
+def test_the_sockets_others_lean_on(host):
+    for node_id, name, inputs, optional, outputs in (
+        (
+            "LoRWeBAnalogyScore",
+            "Analogy Score",
+            ["basis", "a", "a_prime", "b", "b_prime", "clip_vision", "rank_by", "theme"],
+            {"clip_vision", "rank_by", "theme"},
+            ["best", "follows", "kept", "image", "json"],
+        ),
+        (
+            "LoRWeBPictureStrip",
+            "Picture Strip",
+            ["images", "captions", "height", "theme"],
+            {"captions", "height", "theme"},
+            ["image"],
+        ),
+    ):
+        schema = host.node(node_id).GET_SCHEMA()
+        assert (schema.display_name, schema.category, schema.is_input_list) == (name, "LoRWeB", True)
+        assert [i.id for i in schema.inputs] == inputs
+        assert {i.id for i in schema.inputs if i.optional} == optional
+        assert [o.id for o in schema.outputs] == outputs
+        assert all(socket.tooltip for socket in (*schema.inputs, *schema.outputs))
+
+
+def test_scores_are_those_of_the_bases_own_encoder(host, basis, clip_folder):
+    pictures, candidates = analogy(), results()
+    output = host.node("LoRWeBAnalogyScore").execute([basis()], **pictures, b_prime=candidates)
+    best, best_follows, best_kept, image, told = output.result
+    a, a_prime, b = (embedding(clip_folder, batch[0]) for batch in pictures.values())
+    expected = [torch.cosine_similarity(a_prime - a, embedding(clip_folder, x) - b, 0).item() for x in candidates[1:]]
+    told = json.loads(told)
+    assert told["scores"][0]["follows"] == 0
+    kept = [1 - (x - candidates[0])[:, 48:].abs().mean().item() for x in candidates]
+    assert [s["kept"] for s in told["scores"]] == pytest.approx(kept, abs=1e-6)
+    assert [s["follows"] for s in told["scores"][1:]] == pytest.approx(expected, abs=1e-4)
+    first = told["ranking"][0]
+    assert torch.equal(best, candidates[first])
+    assert (best_follows, best_kept) == (told["scores"][first]["follows"], told["scores"][first]["kept"])
+    assert image.shape[0] == 1
+    assert image.shape[-1] == 3
+    assert len(output.ui.as_dict()["images"]) == 1
+
+
+def test_a_list_and_a_batch_are_the_same_and_the_hosts_tower_agrees(host, basis, clip_folder, clip_vision):
+    node, pictures, candidates = host.node("LoRWeBAnalogyScore"), analogy(), results()
+    listed, batched, stock = (
+        json.loads(node.execute([basis()], **pictures, b_prime=b_prime, clip_vision=[tower], rank_by=["follows"])[4])
+        for b_prime, tower in (
+            (candidates, None),
+            ([torch.cat(candidates)], None),
+            ([candidates[0], torch.cat(candidates[1:])], clip_vision),
+        )
+    )
+    assert listed == batched
+    assert stock["ranking"] == listed["ranking"]
+    for one, other in zip(listed["scores"], stock["scores"]):
+        assert one["follows"] == pytest.approx(other["follows"], abs=0.02)
+        assert one["kept"] == other["kept"]
+
+
+def test_where_the_pair_changes_everything_kept_is_null_and_below_every_score(host, basis, clip_folder):
+    pictures = analogy()
+    pictures["a_prime"] = [(pictures["a"][0] + 0.5) % 1]
+    output = host.node("LoRWeBAnalogyScore").execute([basis()], **pictures, b_prime=results(), rank_by=["both"])
+    assert output.result[2] == -1
+    assert all(s["kept"] is None and s["total"] == s["follows"] for s in json.loads(output.result[4])["scores"])
+
+
+def test_a_basis_without_an_encoder_asks_for_one(host, basis, clip_vision):
+    routed = basis(None, external_query=False, query_mode="caa'b")
+    node, pictures = host.node("LoRWeBAnalogyScore"), analogy()
+    with pytest.raises(host.core.LoRWebError, match=r"basisNone\.safetensors routes.*Connect Load CLIP Vision"):
+        node.execute([routed], **pictures, b_prime=results())
+    output = node.execute([routed], **pictures, b_prime=results(), clip_vision=[clip_vision])
+    assert len(json.loads(output.result[4])["scores"]) == 4
+
+
+def test_an_encoder_that_is_not_there_or_another_one_is_named(host, basis, clip_vision, clip_folder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    node, pictures = host.node("LoRWeBAnalogyScore"), analogy()
+    with pytest.raises(host.core.LoRWebError, match="is a clip.*google/siglip2"):
+        node.execute(
+            [basis(external_query_model="google/siglip2-base-patch16-224")],
+            **pictures,
+            b_prime=results(),
+            clip_vision=[clip_vision],
+        )
+    (clip_folder / "config.json").unlink()
+    with pytest.raises(host.core.LoRWebError, match=r"clip-vit-large-patch14 is not on this.*Load CLIP Vision"):
+        node.execute([basis()], **pictures, b_prime=results())
+
+
+def test_images_that_cannot_be_scored_are_named(host, basis, clip_folder):
+    node, pictures = host.node("LoRWeBAnalogyScore"), analogy()
+    with pytest.raises(host.core.LoRWebError, match="b_prime is 128×8 pixels"):
+        node.execute([basis()], **pictures, b_prime=[torch.rand(1, 8, 128, 3)])
+    with pytest.raises(host.core.LoRWebError, match="2 b's"):
+        node.execute([basis()], **pictures | {"b": [torch.rand(2, 64, 64, 3)]}, b_prime=results())
+
+
+def test_a_strip_of_lists_and_batches_with_captions_from_either(host):
+    node, pictures = host.node("LoRWeBPictureStrip"), results()
+    (bare,) = node.execute(pictures).result
+    (batched,) = node.execute([torch.cat(pictures)], captions=[""]).result
+    assert torch.equal(bare, batched)
+    output = node.execute(pictures, captions=["day\n\nnight ☾"], height=[64], theme=["light"])
+    (listed,) = node.execute(pictures, captions=["day", "", "night\n☾"], height=[64], theme=["light"]).result
+    assert torch.equal(output.result[0], listed)
+    assert listed.shape[1] < bare.shape[1]
+    assert len(output.ui.as_dict()["images"]) == 1
