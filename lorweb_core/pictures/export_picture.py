@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from ..layer_names import KINDS, STREAMS, parse
-from ..space.lora_export import LayerReport, Report
+from ..space.export_report import LayerReport, Report
 from .canvas import Canvas
 
 WIDTH, HEIGHT = 960, 470

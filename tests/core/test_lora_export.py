@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from lorweb_core import LoRWebError, load_basis
 from lorweb_core.pictures.export_picture import export_picture
 from lorweb_core.space.edit import Edit, edit
+from lorweb_core.space.export_report import LayerReport, Report
 from lorweb_core.space.fingerprint import fingerprint
-from lorweb_core.space.lora_export import DTYPES, Report, error_by_rank, export_lora
+from lorweb_core.space.lora_export import DTYPES, error_by_rank, export_lora
 from lorweb_core.thumbnails import Thumbnails
 
 LAYER = "transformer.transformer_blocks.0.attn.to_k"
@@ -280,7 +281,6 @@ def test_the_picture_shows_every_mode(mixture, tmp_path, mode, theme):
 
 
 def test_the_picture_of_one_layer_and_of_no_error():
-    from lorweb_core.space.lora_export import LayerReport
 
     layers = {LAYER: LayerReport(1, 0.0, 0.0)}
     picture = export_picture(Report("x" * 300, "exact", "float32", 1.0, 10, 0.0, layers), "dark")
