@@ -303,8 +303,8 @@ def for_standins(workflow: Path, megapixels: float, steps: int) -> dict:
         if node["class_type"] == "DualCLIPLoader":
             node["class_type"] = "CLIPLoader"
             node["inputs"] = {"clip_name": "standin-clip-l.safetensors", "type": "stable_diffusion"}
+        node["inputs"].pop("clip_vision", None)
         if node["class_type"] == "LoRWeBAnalogyEncoder":
-            node["inputs"].pop("clip_vision", None)
             for image in ("a", "a_prime", "b"):
                 loader, _ = node["inputs"][image]
                 graph[loader]["inputs"]["image"] = f"{image}.png"
