@@ -6,16 +6,15 @@ step runs one double and two single blocks of FLUX.1's width in bfloat16 on the 
 
 from __future__ import annotations
 
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from environment import run_in_host
+from measuring import ROWS, compare, megabytes, own_memory, print_table, ratio_row, row, save_full_basis, seconds, timed
 
 # The part of the published training YAML that is read.
 CONFIG = """
@@ -29,49 +28,22 @@ config:
           external_query: true, external_query_model: openai/clip-vit-large-patch14, query_projection_type: linear,
           query_mode: "cat-aa'b", pooling_type: avg}
 """
-ROWS: list[tuple[str, str, str, str]] = []
 
 
 def run(comfyui: Path) -> None:
-    import standins
     import torch
     from host_process import load_pack
-    from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as base, torch.inference_mode():
         host = load_pack(comfyui, Path(base))
         path = Path(base, "full.safetensors")
-        weights = standins.basis(standins.block_linears(3072, 19, 38), n=32, rank=4, keys=128, query=2304)
-        values = sum(t.numel() for t in weights.values())
-        save_file(weights, path)
-        del weights
+        values = save_full_basis(path)
         measure_loading(host, path)
         mixture = measure_further_analogy(host, path)
         measure_encoding(host)
         measure_patching(host, mixture)
         measure_step(host, path.with_name("blocks.safetensors"))
-    import comfyui_version
-
-    cores = torch.get_num_threads()
-    print(f"\nBasis of {values:,} values. {cores} threads of {cpu_name()}, torch {torch.__version__}, ", end="")
-    print(f"ComfyUI {comfyui_version.__version__}.\n")
-    print("| | this pack | compared with | ratio |\n| --- | --- | --- | --- |")
-    for cells in ROWS:
-        print("| " + " | ".join(cells) + " |")
-
-
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], label: str, runs: int = 15) -> None:
-    """Time two things in turn."""
-    ours(), theirs()
-    ratio_row(name, *zip(*[(timed(ours), timed(theirs)) for _ in range(runs)], strict=True), label)
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    kept = work()  # freed outside the time
-    took = time.perf_counter() - start
-    del kept
-    return took
+    print_table(values)
 
 
 def measure_loading(host, path: Path) -> None:
@@ -306,45 +278,6 @@ def timed_within(context, work: Callable[[], object]) -> float:
     """The work's time with the context entered; entering and leaving are not counted."""
     with context():
         return timed(work)
-
-
-def ratio_row(name: str, ours: Sequence[float], theirs: Sequence[float], label: str) -> None:
-    """A row from times that were measured in turn; the ratio is the median of the pairs' ratios, with its quartiles."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
-    mine, other = statistics.median(ours), statistics.median(theirs)
-    row(name, seconds(mine), f"{seconds(other)} {label}", f"{middle:.2f} × ({low:.2f}–{high:.2f})")
-
-
-def row(*cells: str) -> None:
-    ROWS.append(cells)
-    print("  ".join(cells), flush=True)
-
-
-def own_memory() -> int:
-    """Bytes that belong to this process alone: not those of mapped files. Linux only, else 0."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("RssAnon:")]
-    return int(line.split()[1]) * 1024
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if (info.exists())
-        else []
-    )
-    return names[0] if names else platform.processor()
-
-
-def seconds(value: float) -> str:
-    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def megabytes(value: float) -> str:
-    return f"{value / 2**20:.1f} MB"
 
 
 if __name__ == "__main__":

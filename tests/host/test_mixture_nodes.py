@@ -37,6 +37,46 @@ def files(host):
         file.unlink() if file.is_file() else file.rmdir()
 
 
+WEIGHTS = [f"weight_{slot}" for slot in (1, 2, 3, 4)]
+SOCKETS = {
+    "LoRWeBMixtureBlend": (
+        "Mixture Blend",
+        ["mixture_1", "mixture_2", "mixture_3", "mixture_4", *WEIGHTS, "space", "steps"],
+        ["mixture", "sweep"],
+    ),
+    "LoRWeBMixtureEdit": (
+        "Mixture Edit",
+        [
+            *("mixture", "temperature", "mute", "solo", "keep", "top_k", "top_p", "renormalize", "scale"),
+            *("blocks", "kind", "stream"),
+        ],
+        ["mixture"],
+    ),
+    "LoRWeBSaveMixture": ("Save Mixture", ["mixture", "name", "if_exists"], ["mixture_name"]),
+    "LoRWeBLoadMixture": ("Load Mixture", ["basis", "mixture_name"], ["mixture"]),
+}
+
+
+@pytest.mark.parametrize("node_id", SOCKETS)
+def test_the_names_and_sockets_others_lean_on(host, node_id):
+    name, inputs, outputs = SOCKETS[node_id]
+    schema = host.node(node_id).GET_SCHEMA()
+    assert (schema.display_name, schema.category) == (name, "LoRWeB")
+    assert [i.id for i in schema.inputs] == inputs
+    assert [o.id for o in schema.outputs] == outputs
+    assert [i.id for i in schema.inputs if i.optional] == [i for i in inputs if i[:-1] == "mixture_" and i[-1] != "1"]
+
+
+def test_every_node_of_the_pack_says_what_it_and_its_sockets_are_for(host):
+    import nodes
+
+    ours = [node for name, node in nodes.NODE_CLASS_MAPPINGS.items() if name.startswith("LoRWeB")]
+    assert len(ours) == 17
+    for schema in (node.GET_SCHEMA() for node in ours):
+        assert schema.description
+        assert all(socket.tooltip for socket in (*schema.inputs, *schema.outputs)), schema.node_id
+
+
 def test_a_blend_with_the_defaults_is_its_first_mixture(host, mixtures, defaults):
     node = host.node("LoRWeBMixtureBlend")
     mixture, sweep = node.execute(mixture_1=mixtures[0], mixture_2=mixtures[1], **defaults("LoRWeBMixtureBlend")).result
