@@ -6,11 +6,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder
-from ..lorweb_core.pictures.canvas import THEMES
 from ..lorweb_core.pictures.score_picture import score_picture
 from ..lorweb_core.space.score import RANK_BY, Score, one_analogy, rank, score
 from ..lorweb_core.triplet import each_image
-from . import sockets
+from . import shared_inputs, sockets
 from .vision_encoder import encoder_from_clip_vision, find_encoder
 
 NOTHING_TO_KEEP = -1.0
@@ -50,9 +49,7 @@ class AnalogyScore(io.ComfyNode):
                     tooltip="both: follows times kept. Where the pair changes everything there is nothing to keep, and "
                     "follows alone counts.",
                 ),
-                io.Combo.Input(
-                    "theme", options=list(THEMES), optional=True, default="dark", tooltip="Colours of the picture."
-                ),
+                shared_inputs.theme(),
             ],
             outputs=[
                 io.Image.Output("best", tooltip="The b' that ranks first, as it was given."),

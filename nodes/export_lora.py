@@ -7,10 +7,9 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import Mixture
-from ..lorweb_core.pictures.canvas import THEMES
 from ..lorweb_core.pictures.export_picture import export_picture
 from ..lorweb_core.space.lora_export import DTYPES, MODES, error_by_rank, export_lora
-from . import save_path, sockets
+from . import save_path, shared_inputs, sockets
 from .progress import progress_bar
 
 FOLDER = "loras"
@@ -61,7 +60,7 @@ class ExportLoRA(io.ComfyNode):
                     default="float16",
                     tooltip="Of the file. float16 is exact to 0.02 %, bfloat16 to 0.2 %, float32 twice as large.",
                 ),
-                io.Combo.Input("theme", options=list(THEMES), default="dark", tooltip="Of the picture."),
+                shared_inputs.theme(),
             ],
             outputs=[
                 io.Image.Output(

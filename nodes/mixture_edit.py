@@ -3,9 +3,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
-from ..lorweb_core.layer_names import KINDS, STREAMS
 from ..lorweb_core.space.edit import Edit, edit
-from . import sockets
+from . import shared_inputs, sockets
 
 KEEP = ("all", "top k", "top p")
 
@@ -50,24 +49,7 @@ class MixtureEdit(io.ComfyNode):
                 io.Float.Input(
                     "scale", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="How much of it: 1 as it is."
                 ),
-                io.String.Input(
-                    "blocks",
-                    default="all",
-                    tooltip="The blocks to change: all, double, single 20-37, or double 0-3, single 5. Others stay.",
-                ),
-                io.Combo.Input(
-                    "kind",
-                    options=["all", *KINDS],
-                    default="all",
-                    tooltip="The layers to change, by what they do. Others stay.",
-                ),
-                io.Combo.Input(
-                    "stream",
-                    options=["all", *STREAMS],
-                    default="all",
-                    tooltip="The layers to change, by what goes through them: double blocks have a stream for the "
-                    "image and one for the text, single blocks one for both. Others stay.",
-                ),
+                *shared_inputs.layers("change"),
             ],
             outputs=[sockets.Mixture.Output("mixture", tooltip="The mixture changed, for Mixed LoRA Apply.")],
         )

@@ -4,13 +4,10 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import Mixture
-from ..lorweb_core.pictures.canvas import THEMES
 from ..lorweb_core.pictures.inspection_picture import inspection_picture
 from ..lorweb_core.space.inspection import inspect_batch
-from . import sockets
+from . import shared_inputs, sockets
 from .progress import progress_bar
-
-THEME_TOOLTIP = "Colours of the picture: dark as ComfyUI, or light as paper."
 
 
 class MixtureInspector(io.ComfyNode):
@@ -29,9 +26,7 @@ class MixtureInspector(io.ComfyNode):
                     optional=True,
                     tooltip="A mixture of the same basis to show beside it, with their difference and cosine.",
                 ),
-                io.Combo.Input(
-                    "theme", options=list(THEMES), optional=True, default=next(iter(THEMES)), tooltip=THEME_TOOLTIP
-                ),
+                shared_inputs.theme(),
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The picture; of a batch one for each analogy."),

@@ -3,8 +3,8 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..lorweb_core.pictures.canvas import THEMES
 from ..lorweb_core.pictures.strip import HEIGHT, strip
+from . import shared_inputs
 
 
 class PictureStrip(io.ComfyNode):
@@ -36,9 +36,7 @@ class PictureStrip(io.ComfyNode):
                     max=2048,
                     tooltip="Of the pictures, in pixels. They are made smaller, not larger than the highest is.",
                 ),
-                io.Combo.Input(
-                    "theme", options=list(THEMES), optional=True, default="dark", tooltip="Colours around the pictures."
-                ),
+                shared_inputs.theme(),
             ],
             outputs=[io.Image.Output("image", tooltip="One picture, of rows of at most eight.")],
         )

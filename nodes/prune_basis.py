@@ -9,15 +9,13 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
-from ..lorweb_core.pictures.canvas import THEMES
 from ..lorweb_core.pictures.share_picture import draw_shares
 from ..lorweb_core.space.fingerprint import fingerprint
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
 from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
 from ..lorweb_core.tensor_files import file_identity
-from . import save_path, sockets
+from . import save_path, shared_inputs, sockets
 from .basis_loader import FOLDER
-from .mixture_inspector import THEME_TOOLTIP
 from .progress import progress_bar
 from .save_mixture import FOLDER as MIXTURES
 
@@ -58,9 +56,7 @@ class PruneBasis(io.ComfyNode):
                     "is one hundredth.",
                 ),
                 *save_path.inputs("the smaller basis and its config", default="pruned_basis"),
-                io.Combo.Input(
-                    "theme", options=list(THEMES), optional=True, default=next(iter(THEMES)), tooltip=THEME_TOOLTIP
-                ),
+                shared_inputs.theme(),
             ],
             outputs=[
                 sockets.Basis.Output("basis", tooltip="The smaller basis, loaded from its file."),

@@ -64,7 +64,8 @@ def test_the_names_and_sockets_others_lean_on(host, node_id):
     assert (schema.display_name, schema.category) == (name, "LoRWeB")
     assert [i.id for i in schema.inputs] == inputs
     assert [o.id for o in schema.outputs] == outputs
-    assert [i.id for i in schema.inputs if i.optional] == [i for i in inputs if i[:-1] == "mixture_" and i[-1] != "1"]
+    optional = {"mixture_2", "mixture_3", "mixture_4", "blocks", "kind", "stream"}
+    assert {i.id for i in schema.inputs if i.optional} == optional & {*inputs}
 
 
 def test_every_node_of_the_pack_says_what_it_and_its_sockets_are_for(host):
