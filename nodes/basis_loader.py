@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
@@ -10,6 +9,7 @@ from ..lorweb_core.checkpoint import read_checkpoint
 from ..lorweb_core.config import find_config
 from ..lorweb_core.tensor_files import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard
 from . import sockets
+from .listed_files import listed_file, listed_files
 from .progress import progress_bar
 
 FOLDER = "lorweb"
@@ -29,13 +29,13 @@ class BasisLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "basis_name",
-                    options=[name for name in _files(*CHECKPOINTS) if not is_shard(name)],
+                    options=[name for name in listed_files(FOLDER, *CHECKPOINTS) if not is_shard(name)],
                     tooltip="The LoRWeB checkpoint, a .safetensors file in models/lorweb, or the "
                     ".safetensors.index.json of one in several files. Press R after adding one.",
                 ),
                 io.Combo.Input(
                     "config_name",
-                    options=[AUTO, *_files(*CONFIGS)],
+                    options=[AUTO, *listed_files(FOLDER, *CONFIGS)],
                     default=AUTO,
                     tooltip="The training config that says how the basis is routed. auto: the YAML of the same name "
                     "or config.yaml beside the checkpoint; without one what the tensors allow, the rest as released.",
@@ -48,7 +48,7 @@ class BasisLoader(io.ComfyNode):
     def validate_inputs(cls, basis_name: str) -> bool | str:
         # Said when the prompt is queued. The host itself holds config_name against its list.
         try:
-            read_checkpoint(_listed(basis_name, *CHECKPOINTS))
+            read_checkpoint(listed_file(FOLDER, basis_name, *CHECKPOINTS))
         except LoRWebError as error:
             return str(error)
         return True
@@ -65,21 +65,7 @@ class BasisLoader(io.ComfyNode):
         return io.NodeOutput(basis)
 
 
-def _files(*suffixes: str) -> list[str]:
-    return [name for name in folder_paths.get_filename_list(FOLDER) if name.lower().endswith(suffixes)]
-
-
 def _paths(basis_name: str, config_name: str) -> tuple[Path, Path | None]:
     """The files of a basis and of its config, if it has one."""
-    basis = _listed(basis_name, *CHECKPOINTS)
-    return basis, find_config(basis) if config_name == AUTO else _listed(config_name, *CONFIGS)
-
-
-def _listed(name: str, *suffixes: str) -> Path:
-    # Only what the host lists is taken: another name may lead out of the folder.
-    if name not in _files(*suffixes):
-        raise LoRWebError(
-            f"{name!r} is not a {suffixes[0]} file in {' or '.join(folder_paths.get_folder_paths(FOLDER))}. "
-            "Put it there and press R, or choose one from the list."
-        )
-    return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    basis = listed_file(FOLDER, basis_name, *CHECKPOINTS)
+    return basis, find_config(basis) if config_name == AUTO else listed_file(FOLDER, config_name, *CONFIGS)

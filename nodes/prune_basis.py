@@ -16,6 +16,8 @@ from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
 from ..lorweb_core.tensor_files import file_identity
 from . import save_path, shared_inputs, sockets
 from .basis_loader import FOLDER
+from .listed_files import listed_file, listed_files
+from .load_mixture import SUFFIX
 from .progress import progress_bar
 from .save_mixture import FOLDER as MIXTURES
 
@@ -114,14 +116,14 @@ def _saved(folder: str, required: bool = False) -> list[Path]:
     folder = folder.strip().replace("\\", "/")
     if not folder:
         return []
-    names = [name for name in folder_paths.get_filename_list(MIXTURES) if name.lower().endswith(".safetensors")]
+    names = listed_files(MIXTURES, SUFFIX)
     found = [name for name in names if PurePosixPath(name.replace("\\", "/")).is_relative_to(PurePosixPath(folder))]
     if required and not found:
         raise LoRWebError(
             f"saved_mixtures is {folder!r}, but no saved mixture is there in "
             f"{' or '.join(folder_paths.get_folder_paths(MIXTURES))}. Give a subfolder of it, '.' for all, or nothing."
         )
-    return [Path(folder_paths.get_full_path_or_raise(MIXTURES, name)) for name in found]
+    return [listed_file(MIXTURES, name, SUFFIX) for name in found]
 
 
 def _load(paths: list[Path], basis: LoRABasis) -> tuple[list[Mixture], list[str]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..layer_names import KINDS, STREAMS, parse
 from ..space.export_report import LayerReport, Report
 from .canvas import Canvas
+from .images import elided
 
 WIDTH, HEIGHT = 960, 470
 # Errors are drawn on a logarithmic scale of so many decades below 100 %.
@@ -19,7 +20,7 @@ _BAR = 290
 def export_picture(report: Report, theme: str = "dark") -> Tensor:
     """(H, W, 3), float32 in 0–1."""
     canvas = Canvas(WIDTH, HEIGHT, theme)
-    canvas.text((24, 18), _shortened(canvas, report.file, 20, WIDTH - 48), 20)
+    canvas.text((24, 18), elided(canvas, report.file, 20, WIDTH - 48), 20)
     canvas.text((24, 48), _facts(report), 14, canvas.theme.faint)
     _draw_curve(canvas, report, (84, 112), (410, 300))
     _draw_groups(canvas, report, (560, 84))
@@ -113,12 +114,3 @@ def _steps(last: int) -> list[int]:
     """About five round numbers from 0 to the last."""
     step = next(s for p in range(9) for s in (10**p, 2 * 10**p, 4 * 10**p, 5 * 10**p, 8 * 10**p) if last <= 5 * s)
     return list(range(0, last + 1, step))
-
-
-def _shortened(canvas: Canvas, text: str, size: int, width: int) -> str:
-    text = text.encode("ascii", "replace").decode()
-    if canvas.text_width(text, size) <= width:
-        return text
-    while canvas.text_width(f"{text}...", size) > width:
-        text = text[:-1]
-    return f"{text}..."

@@ -96,16 +96,6 @@ def colour_bar(canvas: Canvas, at: tuple[int, int], width: int, scale: Scale, wh
     canvas.text((at[0], at[1] + 31), what, SMALL, canvas.theme.faint)
 
 
-def elided(canvas: Canvas, text: str, size: int, width: float) -> str:
-    """The text, or as much of its beginning and end as fits."""
-    kept = len(text)
-    short = text
-    while kept > 2 and canvas.text_width(short, size) > width:
-        kept -= 1
-        short = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
-    return short
-
-
 def blended(one: Colour, other: Colour, part: float) -> Colour:
     """A colour between two."""
     return tuple(round(a + part * (b - a)) for a, b in zip(one, other, strict=True))

@@ -7,6 +7,7 @@ import unicodedata
 from torch import Tensor
 
 from ..grid import Size, resize
+from .canvas import Canvas
 
 # What people type that no decomposition brings to ASCII.
 _ASCII = str.maketrans(
@@ -36,3 +37,14 @@ def ascii_text(text: str) -> str:
         for character in " ".join("".join(kept).split())
     )
     return "".join(readable)
+
+
+def elided(canvas: Canvas, text: str, size: int, width: float) -> str:
+    """What the font can write of the text, or as much of its beginning and end as fits into `width` pixels."""
+    text = ascii_text(text)
+    kept = len(text)
+    short = text
+    while kept > 2 and canvas.text_width(short, size) > width:
+        kept -= 1
+        short = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+    return short

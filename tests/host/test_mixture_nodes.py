@@ -179,4 +179,4 @@ def test_a_mixture_of_another_basis_or_none_is_refused(host, basis, mixtures, fi
         load.execute(host.core.load_basis(changed), "edit.safetensors")
     save_file({"x": torch.zeros(1)}, files / "x.safetensors")
     assert "is not a saved mixture" in load.validate_inputs("x.safetensors")
-    assert "is not in" in load.validate_inputs("../x.safetensors")
+    assert "is not a .safetensors file in" in load.validate_inputs("../x.safetensors")
