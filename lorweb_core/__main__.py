@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .errors import LoRWebError
+from .image_file import read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +93,7 @@ def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--megapixels", type=float, default=1.0, help="size of the grid in 1024×1024 pixels (default: %(default)s)")
     add("--fit", choices=FITS, default="stretch", help="where shapes differ from a's (default: %(default)s)")
     add("--strength", type=float, default=1.0, help="how much of the edit (default: %(default)s)")
+    add("--text-tokens", type=int, default=512, help="length of the prompt's encoding (default: %(default)s)")
     add("--device", help="cuda, mps or cpu (default: the best there is)")
 
 
@@ -105,7 +107,7 @@ def _analogy(arguments: argparse.Namespace) -> None:
     for option, path in inputs.items():
         if Path(path).resolve() in (out.resolve(), grid_out.resolve()):
             raise LoRWebError(f"--out {out} would overwrite {option}, {path}. Choose another name.")
-    a, a_prime, b = (_read_image(option, path) for option, path in inputs.items())
+    a, a_prime, b = (read_image(path, option) for option, path in inputs.items())
 
     _log_phases()
     analogy = run_analogy(
@@ -123,6 +125,7 @@ def _analogy(arguments: argparse.Namespace) -> None:
         megapixels=arguments.megapixels,
         fit=arguments.fit,
         strength=arguments.strength,
+        text_tokens=arguments.text_tokens,
         device=arguments.device,
     )
     _write_images({out: analogy.result, grid_out: analogy.grid}, kind)
@@ -170,26 +173,6 @@ def _check_output(out: Path) -> str:
     return kind
 
 
-def _read_image(option: str, path: str) -> Tensor:
-    """(H, W, 3), float32 in 0–1, turned as its EXIF orientation says."""
-    import numpy
-    import torch
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scaling
-                upright = Image.fromarray((numpy.asarray(upright) / 257).astype("uint8"))
-            pixels = numpy.array(upright.convert("RGB"))
-    except FileNotFoundError as error:
-        raise LoRWebError(f"{option} {path}: there is no such file.") from error
-    # Pillow's plugins raise the last three on damaged files, beside OSError.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LoRWebError(f"{option} {path} is not an image that can be read ({error}).") from error
-    return torch.from_numpy(pixels).float() / 255
-
-
 def _write_images(images: dict[Path, Tensor], kind: str) -> None:
     """Write all or none: first under names of their own, then renamed."""
     from PIL import Image
@@ -213,11 +196,72 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("config", metavar="CONFIG.yaml", help="what to train on what, as in the published training YAML")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="in the place of what the config says, e.g. train.lr=2e-4 or datasets.0.folder_path=pairs; may be repeated",
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from .training.command import run_training
+    from .training.settings_file import read_training_config
+    from .training.trainer import Step
+
+    _log_phases()
+    config = read_training_config(arguments.config, getattr(arguments, "set"))
+    bars: dict[str, tqdm] = {}
+
+    def bar(what: str, total: int) -> tqdm:
+        for other in bars.values():
+            other.close()
+        return bars.setdefault(f"{what} {len(bars)}", tqdm(desc=what, total=total, dynamic_ncols=True))
+
+    def encoding(what: str, total: int) -> Callable[[int, int], None]:
+        shown = bar(what, total)
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        return progress
+
+    def on_step(step: Step, steps: int) -> None:
+        shown = bars.get("steps") or bars.setdefault("steps", bar("Training", steps))
+        shown.set_postfix(loss=f"{step.loss:.4f}", lr=f"{step.learning_rate:.1e}", refresh=False)
+        shown.update(step.number - shown.n)
+
+    with logging_redirect_tqdm([logging.getLogger(__package__)]):
+        try:
+            saved = run_training(config, encoding, on_step)
+        except KeyboardInterrupt:
+            print("Interrupted and saved. The same command goes on from here.")
+            raise
+        finally:
+            for shown in bars.values():
+                shown.close()
+    print(f"Wrote {saved}, and summary.html beside it")
+
+
 COMMANDS = {
     "analogy": Command(
         "Edit b as the example a → a' shows.",
         _analogy_arguments,
         _analogy,
+        ("numpy", "PIL", "diffusers", "transformers", "accelerate"),
+    ),
+    "train": Command(
+        "Learn a basis from pictures before and after edits.",
+        _train_arguments,
+        _train,
         ("numpy", "PIL", "diffusers", "transformers", "accelerate"),
     ),
 }

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,13 +61,15 @@ def run_analogy(
     megapixels: float = 1.0,
     fit: str = "stretch",
     strength: float = 1.0,
+    text_tokens: int = 512,
     device: str | None = None,
 ) -> Analogy:
     """Make b' so that a : a' :: b : b' (defaults as in NVlabs/LoRWeB's inference.py).
 
     a, a_prime, b: (H, W, 3 or 4), float in 0–1, each of any size. basis, config: as for `load_basis`.
     model: a FLUX.1-Kontext in diffusers' layout, as a folder or a Hugging Face id. encoder: the same for the image
-    encoder; None takes the one that the basis was trained with. device: None takes the best there is.
+    encoder; None takes the one that the basis was trained with. text_tokens: the prompt's, with those that fill it up.
+    device: None takes the best there is.
     Raises LoRWebError for anything given wrongly, before the model's weights are loaded.
     """
     images = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
@@ -76,14 +78,15 @@ def run_analogy(
     _check_number("seed", seed, 0, 2**64 - 1)
     _check_number("megapixels", megapixels, 0.001, 16)
     _check_number("strength", strength, -100, 100)
-    place = _device(device)
+    _check_number("text_tokens", text_tokens, 1, 512)
+    place = find_device(device)
     sampled, reference = grid_sizes(Size(*images[0].shape[:2]), megapixels)
     grid = reference_grid([images[:2]], images[2], sampled, reference, fit)
 
     log.info("Reading the basis")
     learned = load_basis(basis, config)
     learned.check_values()
-    _check_layers(_outline(model), learned)
+    _check_layers(outline(model), learned)
 
     log.info("Looking at the analogy")
     mixture = learned.route(_query(learned, encoder, images) if learned.config.external_query else None)
@@ -101,7 +104,7 @@ def run_analogy(
         pipeline.enable_model_cpu_offload(device=place)
 
     log.info("Sampling a grid of %d×%d pixels", sampled.width, sampled.height)
-    decoded = _sample(pipeline, grid, sampled, prompt, steps, guidance, seed)
+    decoded = _sample(pipeline, grid, sampled, prompt, steps, guidance, seed, text_tokens)
     return Analogy(cut_result(decoded, Size(*images[2].shape[:2]), fit)[0], decoded[0], grid)
 
 
@@ -158,38 +161,50 @@ def _check_layers(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict
     return {name: known[key] for name, key in keys.items()}
 
 
-def _outline(model: str | Path) -> FluxTransformer2DModel:
+def outline(model: str | Path) -> FluxTransformer2DModel:
     """The model's transformer without values: from two small files, to check a basis against."""
     from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 
-    with _loading(model, "FLUX.1-Kontext", _GIVE_MODEL):
+    with loading_model(model):
         kind = FluxKontextPipeline.load_config(model).get("_class_name")
     if kind != "FluxKontextPipeline":
         raise LoRWebError(f"{model} is a {kind}, not a FluxKontextPipeline. {_GIVE_MODEL}")
-    with _loading(model, "FLUX.1-Kontext", _GIVE_MODEL), torch.device("meta"):
+    with loading_model(model), torch.device("meta"):
         return FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(model, subfolder="transformer"))
 
 
 def _load_pipeline(model: str | Path, dtype: torch.dtype) -> FluxKontextPipeline:
     from diffusers import FluxKontextPipeline
 
-    with _loading(model, "FLUX.1-Kontext", _GIVE_MODEL):
+    with loading_model(model):
         return FluxKontextPipeline.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
 
 
 def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Load the encoder, embed the triplet and let the encoder go. Three images take the CPU a second or two."""
-    needed = basis.config.external_query_model
-    source = needed if encoder is None else encoder
-    hint = f"Give as encoder a folder with the config.json and model.safetensors of {needed}."
-    with _loading(source, "an image encoder", hint):
-        wrapped = VisionEncoder.from_transformers(load_encoder(source).float())
-    check_encoder(wrapped, needed)
+    wrapped = load_vision_encoder(basis.config.external_query_model, encoder)
     return encode_query(wrapped, *images, basis.config.query_mode)
 
 
+def load_vision_encoder(needed: str, source: str | Path | None = None) -> VisionEncoder:
+    """The image encoder that a basis needs, one of ENCODERS: from Hugging Face, or from the folder or id given."""
+    source = needed if source is None else source
+    hint = f"Give as encoder a folder with the config.json and model.safetensors of {needed}."
+    with loading(source, "an image encoder", hint):
+        wrapped = VisionEncoder.from_transformers(load_encoder(source).float())
+    check_encoder(wrapped, needed)
+    return wrapped
+
+
 def _sample(
-    pipeline: FluxKontextPipeline, grid: Tensor, size: Size, prompt: str, steps: int, guidance: float, seed: int
+    pipeline: FluxKontextPipeline,
+    grid: Tensor,
+    size: Size,
+    prompt: str,
+    steps: int,
+    guidance: float,
+    seed: int,
+    text_tokens: int,
 ) -> Tensor:
     """Denoise a grid of this size with `grid`, (h, w, 3), as reference → (1, H, W, 3), float32 in 0–1, on the CPU."""
     try:
@@ -203,6 +218,7 @@ def _sample(
             _auto_resize=False,
             num_inference_steps=steps,
             guidance_scale=guidance,
+            max_sequence_length=text_tokens,
             # On the CPU, so that a seed means the same noise on every device.
             generator=torch.Generator().manual_seed(seed),
             output_type="pt",
@@ -215,7 +231,7 @@ def _sample(
     return decoded
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -233,8 +249,13 @@ def _check_number(name: str, value: float, least: float, most: float) -> None:
         raise LoRWebError(f"{name} is {value}; expected a number from {least} to {most}.")
 
 
+def loading_model(model: str | Path) -> AbstractContextManager[None]:
+    """Within, what goes wrong while a FLUX.1-Kontext is loaded is said in the user's words, as LoRWebError."""
+    return loading(model, "FLUX.1-Kontext", _GIVE_MODEL)
+
+
 @contextmanager
-def _loading(source: str | Path, what: str, hint: str) -> Iterator[None]:
+def loading(source: str | Path, what: str, hint: str) -> Iterator[None]:
     """Put what the libraries raise on missing or damaged files in the user's words; those errors share no base."""
     if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(source)):
         raise LoRWebError(f"{source}: there is no such folder. {hint}")

@@ -11,7 +11,7 @@ import parity
 import pytest
 import standins
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,9 +23,10 @@ pytest.importorskip("transformers", reason="needs transformers: pip install .[cl
 import standins_diffusers
 from diffusers import FluxTransformer2DModel
 
-from lorweb_core.__main__ import _read_image, main
+from lorweb_core.__main__ import main
 from lorweb_core.analogy import attach, merge
 from lorweb_core.grid import Size
+from lorweb_core.image_file import read_image
 
 QUERY_WIDTH = 3 * 24
 
@@ -193,7 +194,7 @@ def test_b_goes_through_grid_attention_and_cut_to_its_own_place(models, tmp_path
     Image.fromarray((scene * 255).byte().numpy()).save(tmp_path / "scene.png")
     changed = {"b": tmp_path / "scene.png", "strength": 0, "steps": 6, "megapixels": 0.15}
     assert main(command(models, tmp_path / "out.png", **changed)) == 0
-    difference = _read_image("--out", str(tmp_path / "out.png")) - scene
+    difference = read_image(tmp_path / "out.png") - scene
     assert difference[30:-30, 30:-30].abs().mean() < 10 / 255
 
 
@@ -213,22 +214,6 @@ def test_an_activation_routed_basis_needs_no_image_encoder(models, tmp_path):
 def test_fit(models, tmp_path, fit):
     assert main(command(models, tmp_path / "out.jpg", fit=fit, steps=1)) == 0
     assert Image.open(tmp_path / "out.jpg").size == ((50, 70) if fit == "pad" else (50, 32))
-
-
-def test_pictures_are_read_upright_and_in_full_range(tmp_path):
-    grey = Image.fromarray((torch.arange(400).view(20, 20) * 160).numpy().astype("uint16"))
-    grey.save(tmp_path / "grey.png")
-    torch.testing.assert_close(
-        _read_image("--a", str(tmp_path / "grey.png"))[..., 1],
-        torch.arange(400.0).view(20, 20) * 160 / 65535,
-        atol=0.004,
-        rtol=0,
-    )
-    sideways = Image.new("RGB", (30, 20))
-    exif = sideways.getexif()
-    exif[ExifTags.Base.Orientation] = 6
-    sideways.save(tmp_path / "sideways.jpg", exif=exif)
-    assert _read_image("--a", str(tmp_path / "sideways.jpg")).shape == (30, 20, 3)
 
 
 def refused(models: Path, folder: Path, capfd, *words: str, **changed: object) -> None:
@@ -330,7 +315,7 @@ def test_interrupting_ends_quietly(models, tmp_path, capfd, monkeypatch):
 
 def test_help_needs_no_extra(tmp_path):
     blocked = "import sys; sys.modules.update(dict.fromkeys(('diffusers', 'transformers', 'PIL', 'numpy')));"
-    script = f"{blocked} from lorweb_core.__main__ import _read_image, main; main(['analogy', '--help'])"
+    script = f"{blocked} from lorweb_core.__main__ import main; main(['analogy', '--help'])"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert "--a-prime" in done.stdout
