@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from .routing import POOLINGS, TOKEN_MODES
 from .tensor_files import INDEX_SUFFIX, is_index
 
 # The same loader in C, ten times as fast, where PyYAML was built with it.
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML)
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
         network = document["config"]["process"][0]["network"]
         told = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
     except OSError as error:
@@ -94,14 +95,22 @@ def read_config(path: str | Path) -> dict[str, Any]:
             f"{path.name} is not a LoRWeB training config: expected a YAML with config.process[0].network in it, "
             "as published beside the checkpoint. Choose that one, or none to have the sizes read from the tensors."
         ) from error
+    return check_basis_values(path.name, told)
+
+
+def check_basis_values(file: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What `told`, as a YAML has it, gives of BasisConfig's fields, without the keys that are none or empty.
+
+    file: what to name in errors. Errors: LoRWebError if it asks for something this version cannot route.
+    """
     given = {f.name: told[f.name] for f in fields(BasisConfig) if told.get(f.name) is not None}
     if given.get("external_query") is False:
         given.pop("external_query_model", None)
     for name, value in given.items():
-        _check_value(path.name, name, value)
+        _check_value(file, name, value)
     if "lora_parts" in given:
         given["lora_parts"] = tuple(given["lora_parts"])
-    _check_mode(path.name, given)
+    _check_mode(file, given)
     return given
 
 
