@@ -38,6 +38,8 @@ class EncoderSpec:
 ENCODERS = {
     "openai/clip-vit-large-patch14": EncoderSpec("clip", image_size=224, width=768, token_width=1024),
     "google/siglip2-base-patch16-224": EncoderSpec("siglip", image_size=224, width=768, token_width=None),
+    # Of this repository's small_world.
+    "lorweb/small-world": EncoderSpec("clip", image_size=64, width=48, token_width=96),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -27,10 +28,12 @@ def write_basis(
     config: BasisConfig,
     metadata: Mapping[str, str],
     progress: Progress | None = None,
+    document: Mapping[str, Any] | None = None,
 ) -> LoRABasis:
     """Write the basis whose layers are `make(*sources[name])`, with `<name>.yaml` beside it, and load it.
 
-    config: how it is routed; its sizes are taken from the layers. The two files take the place of older ones together,
+    config: how it is routed; its sizes are taken from the layers. document: what the YAML says; None for no more than
+    routing needs. The two files take the place of older ones together,
     once both are whole. Raises LoRWebError if they cannot be written, or if only the config is there, which is then
     another basis's; what was there before is as it was.
     """
@@ -51,7 +54,8 @@ def write_basis(
     }
     tensors = (tensor for name, layers in sources.items() for tensor in _tensors(name, make(*layers)).values())
     with replacing(config_path) as file:
-        file.write(_training_config(config, next(iter(made.values()))).encode())
+        told = document or _routing_document(config, next(iter(made.values())))
+        file.write(yaml.safe_dump(told, sort_keys=False).encode())
         if config_path.exists():
             # What keeps the config from being replaced must be known before the tensors are.
             config_path.open("r+b").close()
@@ -86,7 +90,7 @@ def _tensors(name: str, layer: BasisLayer) -> dict[str, Tensor]:
     return tensors
 
 
-def _training_config(config: BasisConfig, layer: BasisLayer) -> str:
+def _routing_document(config: BasisConfig, layer: BasisLayer) -> dict[str, Any]:
     """As trainers write it, of what routing needs. `layer` gives the sizes."""
     rank = layer.A.shape[2]
     loras_num, keys_dim = layer.keys.shape
@@ -98,4 +102,4 @@ def _training_config(config: BasisConfig, layer: BasisLayer) -> str:
         "linear_alpha": layer.scale * rank,
         "network_kwargs": {key: value for key, value in kwargs.items() if value is not None},
     }
-    return yaml.safe_dump({"config": {"process": [{"network": network}]}}, sort_keys=False)
+    return {"config": {"process": [{"network": network}]}}

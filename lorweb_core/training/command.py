@@ -1,0 +1,104 @@
+"""`python -m lorweb_core train`: from a config to a basis, on diffusers' FLUX.1 Kontext."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from ..analogy import find_device, load_vision_encoder, outline
+from ..config import BasisConfig
+from ..query import QUERY_MODES
+from ..space.saved_file import replacing
+from .flux_base import chosen_layers
+from .kontext import DTYPES, KontextEncoders, load_base
+from .memory import Memory, estimate, short_of
+from .mixed_sources import Bar, Encoded, counted, find_analogies
+from .run_folder import RunFolder
+from .settings import TrainingConfig
+from .settings_file import training_document
+from .trainable_basis import TrainableBasis
+from .trainer import Training
+from .watch import OnStep, Watch
+
+log = logging.getLogger(__name__)
+
+
+def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
+    """Train, or go on with a training that was interrupted; returns the basis's file.
+
+    Everything that can be wrong with the config, the data or the folder is found before the base is loaded. bar,
+    on_step: of several processes called in the first one only, which is also the only one that logs. Ctrl-C and
+    errors: see `Watch.run`. Raises LoRWebError for bad input.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    # Placement and precision are the trainer's own, whatever `accelerate launch` is set to; accelerate shares the
+    # gradients among processes. The others wait for the first one while it encodes, which may take hours.
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        device_placement=False,
+        mixed_precision="no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
+    )
+    main = accelerator.is_main_process
+    if not main:
+        logging.getLogger(__package__).setLevel(logging.ERROR)
+    device = accelerator.device if accelerator.num_processes > 1 else find_device(config.device)
+    run = RunFolder(config)
+    run.check()
+    needed = _memory(config, device)
+    log.info("Training takes about %s.", needed)
+    short = short_of(needed, device)
+    if short:
+        log.warning(short)
+    datasets = find_analogies(config)
+    for data in datasets:
+        log.info("%s: %s; kept from training: %s.", data.settings.folder_path, counted(data.seen), counted(data.unseen))
+    if main:
+        with replacing(run.path / "config.yaml") as file:
+            file.write(yaml.safe_dump(training_document(config), sort_keys=False).encode())
+
+    encoders = KontextEncoders(config.model, device, DTYPES[config.train.dtype])
+    basis_config = config.network.basis
+    vision = None
+    if basis_config.external_query:
+        vision = load_vision_encoder(basis_config.external_query_model, config.model.encoder)
+    encoded = Encoded(config, datasets, encoders, vision, run, bar if main else _unseen)
+    with accelerator.main_process_first():
+        source, shown = encoded.source(), encoded.shown()
+    encoders.forget_text()
+
+    log.info("Loading the base")
+    base = load_base(config.model, config.train, config.network.layers, encoders, device)
+    torch.manual_seed(config.train.seed)
+    basis = TrainableBasis(base.shapes, basis_config, _query_width(basis_config, shown.query))
+    training = Training(basis, base, source, config.train, accelerator)
+    with accelerator.main_process_first():
+        if run.resume(training):
+            log.info("Going on after step %d", training.done)
+    Watch(config, run, training, base, shown, accelerator).run(on_step)
+    accelerator.wait_for_everyone()
+    return run.path / f"{config.name}.safetensors"
+
+
+def _memory(config: TrainingConfig, device: torch.device) -> Memory:
+    """What training will need. Raises LoRWebError if the model or the layers chosen are not there."""
+    transformer = outline(config.model.name_or_path)
+    layers = chosen_layers(transformer, config.network.layers).values()
+    return estimate(config, transformer, layers, device.type == "cuda")
+
+
+def _query_width(basis: BasisConfig, query: Tensor | None) -> int | None:
+    """Q: of a token where tokens are queries, else of all embeddings together."""
+    if query is None:
+        return None
+    return query.shape[2] if QUERY_MODES[basis.query_mode].states else query[0].numel()
+
+
+def _unseen(what: str, total: int):
+    return lambda done, total: None

@@ -1,0 +1,89 @@
+"""How much memory a training will need, before anything large is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..encoder import ENCODERS
+from ..query import QUERY_MODES
+from .settings import TrainingConfig
+
+_BYTES = {"bf16": 2, "fp32": 4}
+# Of a value of the basis: itself and its gradient in float32, and the optimizer's two moments.
+_LEARNED = {"adamw": 4 + 4 + 8, "adamw8bit": 4 + 4 + 2}
+# Tensors of hidden width that a block keeps for its backward pass: norms, q, k, v, attention, gates, the wide MLP.
+_KEPT = 24
+
+
+class Memory(NamedTuple):
+    """Bytes, about."""
+
+    base: int
+    learned: int
+    activations: int
+    in_cpu: int
+    """Of the base, what is kept in the CPU's memory."""
+
+    @property
+    def total(self) -> int:
+        """Where the training runs."""
+        return self.base + self.learned + self.activations
+
+    def __str__(self) -> str:
+        told = {"the base": self.base, "what is learned": self.learned, "activations": self.activations}
+        parts = ", ".join(f"{size / 1e9:.1f} for {what}" for what, size in told.items())
+        beside = f", and {self.in_cpu / 1e9:.1f} GB of the CPU's" if self.in_cpu else ""
+        return f"{self.total / 1e9:.1f} GB of memory ({parts}){beside}"
+
+
+def estimate(config: TrainingConfig, transformer: nn.Module, layers: Iterable[nn.Linear], on_gpu: bool) -> Memory:
+    """Of the transformer, which may be on the meta device, with a basis on these layers. An estimate, not a bound.
+
+    Text encoders and autoencoder run before the base is loaded and are not counted.
+    """
+    train, size = config.train, _BYTES[config.train.dtype]
+    base = sum(p.numel() for p in transformer.parameters()) * size
+    in_cpu = 0
+    if on_gpu and config.model.offload:
+        base, in_cpu = base // 20, base
+    elif on_gpu and config.model.quantize:
+        base = base // size
+    hidden = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    blocks = transformer.config.num_layers + transformer.config.num_single_layers
+    # Noise and reference grid, tokens of 16 × 16 pixels, and the text.
+    tokens = 2 * max((2 * data.resolution // 16) ** 2 for data in config.datasets) + config.model.text_tokens
+    # With checkpoints a block keeps its input, and one at a time the rest.
+    kept = blocks + _KEPT if train.gradient_checkpointing else blocks * _KEPT
+    learned = sum(_values(config, layer) for layer in layers) * (
+        _LEARNED[train.optimizer] + (4 if train.ema_decay else 0)
+    )
+    return Memory(base, learned, train.batch_size * tokens * hidden * size * kept, in_cpu)
+
+
+def _values(config: TrainingConfig, layer: nn.Linear) -> int:
+    """Of the basis in one layer: A and B, and with D wide keys, the keys and W_q."""
+    basis = config.network.basis
+    fan_in, fan_out = layer.in_features, layer.out_features
+    query = fan_in
+    if basis.external_query:
+        query = QUERY_MODES[basis.query_mode].width(ENCODERS[basis.external_query_model]) or fan_in
+    projects = basis.query_projection_type == "linear"
+    routing = basis.lora_keys_dim * (basis.loras_num + query) if projects else basis.loras_num * query
+    return basis.loras_num * basis.linear * (fan_in + fan_out) + routing
+
+
+def short_of(needed: Memory, device: torch.device) -> str | None:
+    """What to say if a GPU has less than that free; nothing else tells before it is too late."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    if free >= needed.total:
+        return None
+    return (
+        f"{device} has {free / 1e9:.1f} GB free, which may not do. Less is needed with a smaller train.batch_size, "
+        "with train.gradient_checkpointing=true, and with model.quantize=true or model.offload=true."
+    )

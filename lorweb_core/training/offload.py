@@ -1,0 +1,43 @@
+"""Frozen Linears whose weights stay in the CPU's memory and visit the GPU for one product at a time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _VisitingLinear(torch.autograd.Function):
+    """Autograd would keep each weight on the GPU until the backward pass: here it is fetched once more instead."""
+
+    @staticmethod
+    def forward(context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        context.weight = weight
+        here = [None if tensor is None else tensor.to(x.device, non_blocking=True) for tensor in (weight, bias)]
+        return F.linear(x, *here)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient @ context.weight.to(gradient.device, non_blocking=True), None, None
+
+
+def offload(model: nn.Module, device: torch.device) -> None:
+    """Move a frozen model to a device, but for the weights of the Linears in its blocks (the modules in its lists)."""
+    blocks = [block for child in model.children() if isinstance(child, nn.ModuleList) for block in child]
+    staying = [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
+    kept = [(linear, linear.weight, linear.bias) for linear in staying]
+    for linear in staying:
+        linear.weight = linear.bias = None
+    model.to(device)
+    for linear, weight, bias in kept:
+        if device.type == "cuda":
+            # From pinned memory the copy runs beside the arithmetic.
+            weight.data = weight.data.pin_memory()
+        linear.weight, linear.bias = weight, bias
+        linear.forward = partial(_forward, linear)
+
+
+def _forward(linear: nn.Linear, x: Tensor) -> Tensor:
+    return _VisitingLinear.apply(x, linear.weight, linear.bias)
