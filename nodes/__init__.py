@@ -15,6 +15,7 @@ from .mixture_inspector import MixtureInspector
 from .picture_strip import PictureStrip
 from .prune_basis import PruneBasis
 from .save_mixture import SaveMixture
+from .train_basis import TrainBasis
 
 NODES = [
     BasisLoader,
@@ -34,4 +35,5 @@ NODES = [
     MergeBases,
     PruneBasis,
     ExportLoRA,
+    TrainBasis,
 ]

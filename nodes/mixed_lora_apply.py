@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import math
 
-import comfy.lora
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from . import sockets
-from .runtime_injection import HostKeys, inject_mixture
+from .host_layers import HostKeys, known_layers, layer_shape
+from .runtime_injection import inject_mixture
 from .weight_patch import MixedLoRAAdapter
 
 log = logging.getLogger(__name__)
@@ -131,12 +131,7 @@ def quantized_as(linear: nn.Module) -> str | None:
 
 def _host_keys(model: ModelPatcher, basis: LoRABasis) -> HostKeys:
     """Layer of the basis → the host's weight key, or (key, (dim, offset, size)) where the host fuses layers."""
-    if model.model.model_config.unet_config.get("image_model") != "flux":
-        raise LoRWebError(
-            f"The model given is {type(model.model).__name__}, but {basis.name} is a basis for FLUX.1: "
-            "load FLUX.1 Kontext (flux1-dev-kontext) with Load Diffusion Model."
-        )
-    known = comfy.lora.model_lora_keys_unet(model.model, {})
+    known = known_layers(model, f"{basis.name} is a basis for FLUX.1")
     missing = [name for name in basis.layers if name not in known]
     if missing:
         raise LoRWebError(
@@ -145,9 +140,7 @@ def _host_keys(model: ModelPatcher, basis: LoRABasis) -> HostKeys:
         )
     keys = {name: known[name] for name in basis.layers}
     for name, key in keys.items():
-        weight, (_, _, fused_size) = key if isinstance(key, tuple) else (key, (0, 0, None))
-        linear = comfy.utils.get_attr(model.model, weight.removesuffix(".weight"))
-        has = (linear.in_features, fused_size or linear.out_features)
+        has = layer_shape(model, key)
         takes = (basis.layers[name].A.shape[1], basis.layers[name].B.shape[2])
         if has != takes:
             raise LoRWebError(

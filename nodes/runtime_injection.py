@@ -15,10 +15,9 @@ from torch import nn
 
 from ..lorweb_core import LoRABasis, Mixture
 from ..lorweb_core.routing import Tokens
-from ..lorweb_core.runtime import Attachment, PackedBasis, Part
+from ..lorweb_core.runtime import Attachment, PackedBasis
+from .host_layers import HostKeys, fused
 from .progress import progress_bar
-
-HostKeys = dict[str, str | tuple]
 
 _packed: WeakKeyDictionary[LoRABasis, dict[torch.dtype, ModelPatcher]] = WeakKeyDictionary()
 
@@ -67,22 +66,12 @@ def read_tokens(model: nn.Module, args: tuple, kwargs: dict) -> tuple[int, Token
     return len(given["x"]) // conditions, Tokens(given["context"].shape[1], references, len(pictures))
 
 
-def _fused(keys: HostKeys) -> dict[str, list[Part]]:
-    """Each Linear within the host's diffusion_model, and the layers that it computes."""
-    linears: dict[str, list[Part]] = {}
-    for layer, key in keys.items():
-        weight, (_, start, _) = key if isinstance(key, tuple) else (key, (0, 0, None))
-        name = weight.removeprefix("diffusion_model.").removesuffix(".weight")
-        linears.setdefault(name, []).append(Part(layer, start))
-    return linears
-
-
 def _packed_basis(basis: LoRABasis, keys: HostKeys, model: ModelPatcher) -> ModelPatcher:
     """The basis as a model of the host's own, so that it is loaded beside the one it runs in and offloaded with it."""
     kept = _packed.setdefault(basis, {})
     dtype = model.model.get_dtype_inference()
     if dtype not in kept:
-        linears = _fused(keys)
+        linears = fused(keys)
         packed = PackedBasis(basis, linears, dtype, progress_bar(len(linears)))
         kept[dtype] = ModelPatcher(packed, model.load_device, model.offload_device)
     return kept[dtype]

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import LoRABasis
+from ..lorweb_core.pictures.training_picture import training_picture
+from ..lorweb_core.training.analogies import split_by_edit
+from ..lorweb_core.training.examples import Examples
+from ..lorweb_core.training.loss_curve import recent_loss, seconds_per_step
+from ..lorweb_core.training.pictures_on_disk import read_analogies
+from ..lorweb_core.training.settings import (
+    ModelSettings,
+    NetworkSettings,
+    SampleSettings,
+    SaveSettings,
+    TrainingConfig,
+    TrainSettings,
+)
+from ..lorweb_core.training.trainer import Step
+from ..lorweb_core.training.usage import Usage, basis_usage
+from . import save_path, shared_inputs, sockets, training_inputs
+from .basis_loader import FOLDER
+from .host_base import HostBase, HostEncoders
+from .training_run import Run, choose_run
+from .training_setup import (
+    SHOWN,
+    basis_config,
+    contents,
+    dataset,
+    make_examples,
+    model_name,
+    optimizer_name,
+    pictures_folder,
+)
+from .vision_encoder import find_encoder
+
+MEASURED = 64
+"""Draws that the usage of the basis is told by."""
+
+
+class TrainBasis(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBTrainBasis",
+            display_name="Train Basis",
+            category="LoRWeB",
+            description="Learns a basis of LoRAs from pairs of pictures before and after an edit, and saves it in "
+            "models/lorweb. Cancel keeps what is learned; the same settings go on from there.",
+            inputs=[
+                io.Model.Input("model", tooltip="FLUX.1 Kontext. It is not changed."),
+                io.Vae.Input("vae", tooltip="FLUX.1's autoencoder (ae.safetensors)."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt that all analogies are trained with; an empty one will do."
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The image encoder that the basis will be asked through. Left open, it is loaded from its "
+                    "folder, as in the Analogy Encoder. Activation modes need none.",
+                ),
+                *training_inputs.data(),
+                *training_inputs.settings(),
+                *save_path.inputs("the run's folder and the basis in it", default="my_basis"),
+                shared_inputs.theme(),
+            ],
+            outputs=[
+                sockets.Basis.Output("basis", tooltip="What was learned, loaded from its file."),
+                io.Image.Output("samples", tooltip="Strips: a, a', b, b' as the basis makes it, b' of the data."),
+                io.String.Output("json", tooltip="Losses, data, and how the basis is used."),
+                io.Image.Output("curves", tooltip="The loss, and how much each LoRA is used in each layer."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None = None, **others) -> str:
+        # Pictures may be added to it, or edited. No layout has them deeper.
+        found = [pictures_folder(folder).glob("/".join("*" * depth)) for depth in (1, 2, 3)] if folder else []
+        return contents(sorted(path for paths in found for path in paths))
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        positive: list,
+        folder: str,
+        loras: int,
+        rank: int,
+        keys_dim: int,
+        query_mode: str,
+        steps: int,
+        batch_size: int,
+        gradient_accumulation: int,
+        learning_rate: float,
+        resolution: int,
+        gradient_checkpointing: bool,
+        save_every: int,
+        sample_every: int,
+        seed: int,
+        name: str,
+        if_exists: str,
+        clip_vision=None,
+        held_out: str = "",
+        theme: str = "dark",
+    ) -> io.NodeOutput:
+        data = dataset(folder, held_out, resolution)
+        train, kept = split_by_edit(read_analogies(data.folder_path, seed=seed), data.held_out)
+        path = save_path.save_path(FOLDER, name, "replace")
+        encoders = HostEncoders(model, vae, positive)
+        base = HostBase(model, vae)
+        config = choose_run(
+            TrainingConfig(
+                name=path.stem,
+                training_folder=path.parent,
+                network=NetworkSettings(rank, rank, network_kwargs=basis_config(loras, keys_dim, query_mode)),
+                save=SaveSettings(save_every=save_every),
+                datasets=(data,),
+                train=TrainSettings(
+                    batch_size=batch_size,
+                    steps=steps,
+                    gradient_accumulation_steps=gradient_accumulation,
+                    gradient_checkpointing=gradient_checkpointing,
+                    optimizer=optimizer_name(base.device),
+                    lr=learning_rate,
+                    dtype="fp32" if base.dtype == torch.float32 else "bf16",
+                    seed=seed,
+                ),
+                model=ModelSettings(name_or_path=model_name(encoders, train), quantize=False),
+                sample=SampleSettings(sample_every=sample_every, seed=seed, count=SHOWN),
+            ),
+            if_exists,
+        )
+        basis_like = config.network.basis
+        encoder = find_encoder(basis_like.external_query_model, clip_vision) if basis_like.external_query else None
+        source, shown = make_examples(config, encoders, encoder, train, kept)
+        with torch.inference_mode(False), torch.enable_grad():
+            run = Run(config, base, source, shown, positive[0][1].get("guidance", 3.5))
+            basis = run()
+            usage = _usage(basis, source)
+        run.summarize(usage)
+        held_out = sorted({analogy.edit for analogy in kept})
+        losses = run.folder.losses()
+        image, curves = torch.cat(run.strips)[None], training_picture(losses, usage, theme)[None]
+        return io.NodeOutput(
+            basis, image, _report(run, losses, held_out, usage), curves, ui=ui.PreviewImage(image, cls=cls)
+        )
+
+
+def _report(run: Run, losses: Sequence[Step], held_out: list[str], usage: Usage | None) -> str:
+    report = {
+        "folder": str(run.folder.path),
+        "file": f"{run.name}.safetensors",
+        "steps": losses[-1].number,
+        "loss": {"recent": recent_loss(losses), "all": [float(f"{step.loss:.6g}") for step in losses]},
+        "seconds_per_step": seconds_per_step(losses),
+        "analogies": len(run.source.analogies),
+        "held_out": held_out,
+        "usage": usage and usage.described(),
+    }
+    return json.dumps(report, indent=1)
+
+
+def _usage(basis: LoRABasis, source: Examples) -> Usage | None:
+    """On analogies as training draws them; None where the coefficients are known in the forward pass only."""
+    if not basis.config.external_query:
+        return None
+    return basis_usage(basis, torch.cat([source.draw(step).query for step in range(MEASURED)]))

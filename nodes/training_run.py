@@ -1,0 +1,174 @@
+"""A training inside the host: its progress bar with a preview, its cancel button, and what is left when it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError
+
+import comfy.model_management
+import comfy.utils
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..lorweb_core import LoRABasis
+from ..lorweb_core.query import QUERY_MODES
+from ..lorweb_core.space.saved_file import replacing
+from ..lorweb_core.training.analogies import Analogy
+from ..lorweb_core.training.examples import Examples
+from ..lorweb_core.training.run_folder import RunFolder
+from ..lorweb_core.training.samples import sample_strips
+from ..lorweb_core.training.settings import TrainingConfig
+from ..lorweb_core.training.settings_file import config_fingerprint
+from ..lorweb_core.training.summary_page import write_summary
+from ..lorweb_core.training.trainable_basis import TrainableBasis
+from ..lorweb_core.training.trainer import Diverged, Step, Training
+from ..lorweb_core.training.usage import Usage
+from .differentiable import differentiable
+from .host_base import HostBase
+
+log = logging.getLogger(__name__)
+
+PREVIEW = 1024
+"""Pixels, the longer side of a preview in the browser."""
+
+
+def choose_run(config: TrainingConfig, if_exists: str) -> TrainingConfig:
+    """The config with the name of the folder to train in, numbered if need be.
+
+    A run with the same settings is gone on with, whatever `if_exists` says; if it has all steps already, it is what is
+    wanted. Of others, `number` leaves them alone and `replace` begins anew in their place.
+    """
+    first, number = config.name, 2
+    while True:
+        path = Path(config.training_folder) / config.name
+        if not path.exists() or not any(path.iterdir()) or _goes_on(path / "resume.pt", config):
+            return config
+        if if_exists == "replace":
+            # All but the basis itself, which is replaced once the new one is whole.
+            for pattern in ("resume.pt", "losses.csv", "samples/*.png", f"*_{'[0-9]' * 9}.*"):
+                for old in path.glob(pattern):
+                    old.unlink()
+            return config
+        config = replace(config, name=f"{first}-{number}")
+        number += 1
+
+
+def _goes_on(state: Path, config: TrainingConfig) -> bool:
+    """Whether this is the state of a run with the same settings, and with no more steps done than are wanted."""
+    if not state.exists() or not state.with_name("losses.csv").exists():
+        return False
+    try:
+        kept = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
+        return kept["config"] == config_fingerprint(config) and kept["state"]["done"] <= config.train.steps
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError):
+        return False  # what is damaged is not gone on with
+
+
+class Run:
+    """Trains a basis. Make it, and call it, outside of inference mode.
+
+    source: prepared, see `Examples.prepare`. shown: the analogies that samples are made of. preview_guidance: what the
+    guidance embedding is told for them.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        base: HostBase,
+        source: Examples,
+        shown: Sequence[Analogy],
+        preview_guidance: float,
+    ):
+        self.config, self.base, self.source, self.shown = config, base, source, shown
+        self.preview_guidance = preview_guidance
+        self.folder = RunFolder(config)
+        self.strips: list[Tensor] = []
+        """The last samples, one strip for each analogy shown."""
+        self._bar = comfy.utils.ProgressBar(config.train.steps)
+
+    def __call__(self) -> LoRABasis:
+        """The basis, saved and loaded. Where the user cancels, the state is kept, and the same run goes on from it."""
+        with self._training() as training:
+            try:
+                training.run(lambda step: self._after(step, training))
+            except (comfy.model_management.InterruptProcessingException, Diverged):
+                self.folder.save_state(training)
+                self.summarize()
+                log.info("%s: stopped after step %d; the same settings go on from there.", self.name, training.done)
+                raise
+            basis = self.folder.save(training, final=True)
+            self._sample(training)
+        return basis
+
+    def summarize(self, usage: Usage | None = None) -> None:
+        """A page in the run's folder."""
+        strips = sorted((self.folder.path / "samples").glob("*.png"))
+        write_summary(self.folder.path, self.config, self.folder.losses(), usage, strips)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @contextmanager
+    def _training(self) -> Iterator[Training]:
+        """On the model within, and off it afterwards, whatever happened."""
+        train = self.config.train
+        self.base.load()
+        first = self.source.draw(0)
+        basis = self._new_basis(first.query)
+        # Each with its gradient and AdamW's two moments, in float32.
+        values = sum(p.numel() for p in basis.parameters())
+        log.info("%s: %d values to learn, which take %.1f GB beside the model.", self.name, values, 16 * values / 1e9)
+        training = Training(basis, self.base, self.source, train)
+        try:
+            with differentiable(self.base.model, train.gradient_checkpointing):
+                if self.folder.resume(training):
+                    log.info("%s: goes on after step %d.", self.name, training.done)
+                yield training
+        finally:
+            training.detach()
+
+    def _new_basis(self, query: Tensor | None) -> TrainableBasis:
+        config = self.config.network.basis
+        width = None
+        if query is not None:
+            # A token is a query each; other modes have one, in parts.
+            width = query.shape[-1] * (1 if QUERY_MODES[config.query_mode].states else query.shape[-2])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.train.seed)
+            return TrainableBasis(self.base.shapes, config, width)
+
+    def _after(self, step: Step, training: Training) -> None:
+        self.folder.log(step)
+        left, sampling = step.number < self.config.train.steps, self.config.sample.sample_every
+        if left and step.number % self.config.save.save_every == 0:
+            self.folder.save(training)
+        preview = None
+        if left and sampling and step.number % sampling == 0:
+            preview = self._sample(training)
+        self._bar.update_absolute(step.number, preview=preview)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def _sample(self, training: Training) -> tuple:
+        """Make the strips anew, and keep them as pictures in the run's folder; returns what the host's bar shows."""
+        settings, base = self.config.sample, self.base
+        guidance, base.guidance = base.guidance, self.preview_guidance
+        try:
+            with training.averaged() as basis:
+                batch = self.source.batch(self.shown)
+                self.strips = sample_strips(basis, base, batch, settings.sample_steps, settings.seed)
+        finally:
+            base.guidance = guidance
+            base.load()  # decoding may have taken its place
+        pixels = (torch.cat(self.strips) * 255).round().byte().numpy()
+        image = Image.fromarray(pixels)
+        path = self.folder.path / "samples" / f"{training.done:09d}.png"
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as file:
+            image.save(file, "PNG")
+        return "JPEG", image, PREVIEW

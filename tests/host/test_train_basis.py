@@ -1,0 +1,379 @@
+"""Train Basis in a real host: a small FLUX, pictures in a folder, and a basis that loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import contextmanager
+
+import parity
+import pytest
+import quantized
+import standins
+import torch
+from host_process import FLUX_1
+
+INPUTS = ("latent", "reference", "txt", "pooled")
+
+SMALL_FLUX = {**FLUX_1, "hidden_size": 256, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "context_in_dim": 64}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three edits of three pairs."""
+    from PIL import Image
+
+    torch.manual_seed(0)
+    edits = {"bright": lambda x: x**0.5, "inverted": lambda x: 1 - x, "night": lambda x: x * 0.3}
+    for name, edit in edits.items():
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        for number in range(3):
+            before = standins.picture(False, ("house", "tree")[number % 2], (48, 48)).roll(number * 7, 1)
+            for which, image in {"before": before, "after": edit(before)}.items():
+                pixels = (image * 255).round().byte().numpy()
+                Image.fromarray(pixels).save(tmp_path / "pairs" / name / f"{number}_{which}.png")
+    return tmp_path / "pairs"
+
+
+@pytest.fixture
+def vae(host):
+    import comfy.sd
+
+    return comfy.sd.VAE(sd=standins.autoencoder())
+
+
+@pytest.fixture
+def encoder(host):
+    """In the folder that it is looked for in; what a test trained goes with it."""
+    folder = host.models / "clip_vision" / "clip-vit-large-patch14"
+    shutil.rmtree(folder, ignore_errors=True)
+    with torch.inference_mode(False):
+        standins.image_encoder(folder, standins.QUERY_WIDTH)
+    host.encoder._encoder_from_folder.cache_clear()
+    yield
+    host.encoder._encoder_from_folder.cache_clear()
+    shutil.rmtree(folder)
+    for run in (host.models / "lorweb").iterdir():
+        if run.is_dir():
+            shutil.rmtree(run)
+
+
+@pytest.fixture
+def train(host, encoder, vae, pictures, request):
+    """The node as the host calls it, small and short."""
+
+    def train(model, **given):
+        tensors = parity.load_parity()
+        positive = [[tensors["txt"].float(), {"pooled_output": tensors["pooled"].float(), "guidance": 2.5}]]
+        widgets = {i.id: i.default for i in host.node("LoRWeBTrainBasis").GET_SCHEMA().inputs if hasattr(i, "default")}
+        small = {
+            "folder": str(pictures),
+            "loras": 3,
+            "rank": 2,
+            "keys_dim": 8,
+            "steps": 4,
+            "resolution": 32,
+            "sample_every": 0,
+            "name": request.node.name,
+        }
+        widgets = {key: value for key, value in (widgets | small | given).items() if value is not None}
+        return host.node("LoRWeBTrainBasis").execute(model=model, vae=vae, positive=positive, **widgets).result
+
+    return train
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: values.clone() for name, values in model.model.diffusion_model.state_dict().items()}
+
+
+def hooks(model) -> int:
+    modules = list(model.model.diffusion_model.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in vars(m)) for m in modules)
+
+
+def unchanged(model, before) -> bool:
+    after = model.model.diffusion_model.state_dict()
+    return after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_basis_is_learned_saved_and_ready_for_the_encoder(host, load_flux, velocity, train, request):
+    import comfy.model_management
+
+    model = load_flux()
+    before, untrained = weights(model), velocity(model)
+    basis, samples, report, curves = train(
+        model, steps=30, batch_size=3, learning_rate=3e-3, held_out="night", sample_every=20, save_every=25
+    )
+    assert unchanged(model, before)
+    assert hooks(model) == 0
+    assert not comfy.model_management.in_training
+    torch.testing.assert_close(velocity(model), untrained, rtol=0, atol=0)
+
+    report = json.loads(report)
+    losses = report["loss"]["all"]
+    assert len(losses) == report["steps"] == 30
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    assert report["held_out"] == ["night"]
+    assert report["analogies"] == 12
+    assert report["usage"]["dead"] == []
+    assert [(picture.ndim, picture.shape[-1]) for picture in (samples, curves)] == [(4, 3), (4, 3)]
+
+    folder = host.models / "lorweb" / request.node.name
+    assert basis.name == f"{request.node.name}.safetensors"
+    expected = {"resume.pt", "losses.csv", "summary.html", "samples", basis.name, f"{request.node.name}_000000025.yaml"}
+    assert expected <= {path.name for path in folder.iterdir()}
+    assert [path.name for path in sorted((folder / "samples").iterdir())] == ["000000020.png", "000000030.png"]
+    (name,) = [n for n in options(host) if n.endswith(basis.name)]
+    (listed,) = host.node("LoRWeBBasisLoader").execute(name, "auto").result
+    assert (listed.config.loras_num, listed.config.linear, listed.config.query_mode) == (3, 2, "cat-aa'b")
+
+    a, b = standins.picture(False, "house", (48, 48))[None], standins.picture(False, "tree", (48, 48))[None]
+    (mixture,) = host.node("LoRWeBAnalogyEncoder").execute(listed, a, 1 - a, b).result
+    assert all(layer.B.abs().max() > 0 for layer in listed.layers.values())
+    for method in ("merge", "runtime"):
+        applied = host.apply.apply_mixture(model, mixture, method=method)
+        if method == "runtime":
+            applied.inject_model()
+        changed = velocity(applied)
+        if method == "runtime":
+            applied.eject_model()
+        assert parity.relative_error(changed, untrained) > 1e-3
+
+
+def options(host) -> list[str]:
+    inputs = {i.id: i for i in host.node("LoRWeBBasisLoader").define_schema().inputs}
+    return inputs["basis_name"].options
+
+
+def test_checkpointed_gradients_are_those_of_the_plain_ones(load_flux, train):
+    reports = [
+        json.loads(train(load_flux(), gradient_checkpointing=on, steps=3, learning_rate=1e-2, name=f"plain{on}")[2])
+        for on in (True, False)
+    ]
+    first, second = (report["loss"]["all"] for report in reports)
+    torch.testing.assert_close(torch.tensor(first), torch.tensor(second), rtol=1e-5, atol=0)
+    assert len(set(first)) == 3
+
+
+@pytest.fixture
+def loss_of(host):
+    """A context with the loss of a MODEL with a basis on it, a function, and the basis's parameters."""
+    pack = host.core.__name__.removesuffix(".lorweb_core")
+    batch, learned = (sys.modules[f"{pack}.lorweb_core.training.{name}"] for name in ("batch", "trainable_basis"))
+    config = sys.modules[f"{pack}.lorweb_core.config"].BasisConfig(linear=2, loras_num=2, lora_keys_dim=4)
+
+    @contextmanager
+    def loss_of(model, inputs: dict, checkpointing: bool):
+        with torch.inference_mode(False):
+            base = sys.modules[f"{pack}.nodes.host_base"].HostBase(model, None)
+            base.load()
+            base.model.requires_grad_(False)
+            torch.manual_seed(1)
+            basis = learned.TrainableBasis(base.shapes, config, 6)
+            for layer in basis.layers:
+                torch.nn.init.normal_(layer.up, std=0.05)
+            handles = basis.attach(base.model, base.linears)
+            x, reference, words, pooled = (inputs[name].clone().to(base.dtype) for name in INPUTS)
+
+            def loss() -> torch.Tensor:
+                basis.route(torch.ones(1, 1, 6))
+                velocity = base.velocity(x, torch.tensor([0.6]), reference, batch.Text(words, pooled))
+                return velocity.double().square().mean()
+
+            with sys.modules[f"{pack}.nodes.differentiable"].differentiable(base.model, checkpointing):
+                yield loss, list(basis.parameters())
+            for handle in handles:
+                handle.remove()
+
+    return loss_of
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_are_those_of_finite_differences(load_flux, loss_of, checkpointing):
+    """Through the host's blocks, which write over tensors that gradients need."""
+    with loss_of(load_flux(), parity.load_parity(), checkpointing) as (loss, parameters):
+        direction = [torch.randn_like(p) * p.std() for p in parameters]
+
+        @torch.no_grad()
+        def moved(by: float) -> float:
+            torch._foreach_add_(parameters, direction, alpha=by)
+            value = loss().item()
+            torch._foreach_add_(parameters, direction, alpha=-by)
+            return value
+
+        gradients = torch.autograd.grad(loss(), parameters)
+        numeric = (moved(1e-3) - moved(-1e-3)) / 2e-3
+    slope = sum((g.double() * d).sum().item() for g, d in zip(gradients, direction))
+    assert slope == pytest.approx(numeric, rel=5e-3)
+
+
+# Format → 1 − cosine with the gradients of the same model in bfloat16. Measured, rounded up.
+FORMATS = {
+    "float16": 1e-5,
+    "fp8_e4m3fn": 0.01,
+    "fp8 scaled": 0.003,
+    "fp8 scaled, newer files": 0.003,
+    "mxfp8": 0.003,
+    "nvfp4": 0.03,
+    "int8": 0.001,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_gradients_go_through_quantized_weights(host, loss_of, name):
+    weights = {
+        key: t.float() if "blocks." in key and t.ndim == 2 else t
+        for key, t in quantized.random_flux(SMALL_FLUX).items()
+    }
+    sizes = {"latent": (1, 16, 8, 8), "reference": (1, 16, 8, 8), "txt": (1, 7, 64), "pooled": (1, 768)}
+    generator = torch.Generator().manual_seed(3)
+    inputs = {key: torch.randn(size, generator=generator) for key, size in sizes.items()}
+
+    def gradients(form: str) -> torch.Tensor:
+        with loss_of(quantized.FORMATS[form](dict(weights), host.models), inputs, True) as (loss, parameters):
+            return torch.cat([g.flatten() for g in torch.autograd.grad(loss(), parameters)]).double()
+
+    try:
+        found = gradients(name)
+    except quantized.NotHere as missing:
+        pytest.skip(str(missing))
+    assert 1 - torch.cosine_similarity(found, gradients("bfloat16"), dim=0).item() < FORMATS[name]
+
+
+@pytest.mark.parametrize("name", ["convrot_w4a4", "asym_w4a8_int8"])
+def test_a_format_without_gradients_is_refused(host, train, name):
+    weights = {
+        key: t.float() if "blocks." in key and t.ndim == 2 else t
+        for key, t in quantized.random_flux(SMALL_FLUX).items()
+    }
+    try:
+        model = quantized.FORMATS[name](weights, host.models)
+    except quantized.NotHere as missing:
+        pytest.skip(str(missing))
+    with pytest.raises(host.core.LoRWebError, match=f"stored as {name}, .* no gradients"):
+        train(model)
+
+
+def test_cancel_keeps_the_state_and_the_same_settings_go_on(host, load_flux, train, monkeypatch, request):
+    import comfy.model_management
+    import comfy.utils
+
+    whole = json.loads(train(load_flux(), steps=6, name="whole")[2])["loss"]["all"]
+    model = load_flux()
+    before = weights(model)
+    update = comfy.utils.ProgressBar.update_absolute
+
+    def cancelling(bar, value, total=None, preview=None):
+        update(bar, value, total, preview)
+        if bar.total == 6 and value == 2:
+            comfy.model_management.interrupt_current_processing()
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", cancelling)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(model, steps=6)
+    monkeypatch.undo()
+    assert unchanged(model, before)
+    assert hooks(model) == 0
+    assert not comfy.model_management.in_training
+    folder = host.models / "lorweb" / request.node.name
+    assert not (folder / f"{request.node.name}.safetensors").exists()
+
+    basis, _, report, _ = train(model, steps=6)
+    losses = json.loads(report)["loss"]["all"]
+    assert len((folder / "losses.csv").read_text().splitlines()) == 7
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(whole), rtol=1e-6, atol=0)
+    # All done: nothing is trained again, and another run gets a folder of its own.
+    again, _, report, _ = train(model, steps=6)
+    assert json.loads(report)["loss"]["all"] == losses
+    assert again.name == basis.name
+    other, _, _, _ = train(model, steps=2, rank=1)
+    assert other.name == f"{request.node.name}-2.safetensors"
+    replaced, _, report, _ = train(model, steps=2, rank=1, seed=1, if_exists="replace")
+    assert replaced.name == basis.name
+    assert json.loads(report)["steps"] == 2
+
+
+@pytest.mark.parametrize("mode", ["activation caa'", "paa'b"])
+def test_other_query_modes(load_flux, train, mode):
+    basis, _, report, _ = train(load_flux(), query_mode=mode, steps=2)
+    assert basis.config.query_mode == mode.removeprefix("activation ")
+    assert (json.loads(report)["usage"] is None) == mode.startswith("activation")
+
+
+def test_a_model_in_8_bits_trains(load_flux, train):
+    model = load_flux(torch.float8_e4m3fn)
+    before = weights(model)
+    train(model, steps=2)
+    after = model.model.diffusion_model.state_dict()
+    assert all(torch.equal(after[name].view(torch.uint8), before[name].view(torch.uint8)) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"folder": ""}, "folder is empty"),
+        ({"folder": "nowhere/to/be/found"}, "no such folder"),
+        ({"held_out": "nigt"}, "did you mean 'night'"),
+        ({"query_mode": "other"}, "query_mode is 'other'"),
+        ({"name": "../out"}, "does not stay"),
+    ],
+)
+def test_bad_input_says_so(load_flux, train, given, message):
+    with pytest.raises(ValueError, match=message):
+        train(load_flux(), **given)
+
+
+def test_a_folder_without_pairs_says_so(load_flux, train, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="No pairs of pictures found"):
+        train(load_flux(), folder=str(tmp_path / "empty"))
+
+
+def test_an_error_leaves_the_model_as_it_was(host, load_flux, train, monkeypatch):
+    model = load_flux()
+    before = weights(model)
+    module = sys.modules[host.core.__name__ + ".training.run_folder"]
+    monkeypatch.setattr(module.RunFolder, "log", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(model)
+    assert unchanged(model, before)
+    assert hooks(model) == 0
+
+
+def test_the_bar_has_the_samples_and_the_run_keeps_them(host, load_flux, train, monkeypatch, request):
+    import comfy.utils
+
+    told = []
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: told.append((value, total, preview)),
+    )
+    _, samples, _, _ = train(load_flux(), steps=3, sample_every=2)
+    ((step, total, (kind, image, side)),) = [each for each in told if each[2] is not None]
+    assert (step, total, kind, side) == (2, 3, "JPEG", 1024)
+    assert image.size == (samples.shape[2], samples.shape[1])
+    assert told[-1][:2] == (3, 3)
+    kept = host.models / "lorweb" / request.node.name / "samples"
+    assert [path.name for path in sorted(kept.iterdir())] == ["000000002.png", "000000003.png"]
+
+
+def test_numbers_that_are_none_stop_it_and_keep_the_steps_before(host, load_flux, train, monkeypatch, request):
+    base = sys.modules[host.core.__name__.removesuffix(".lorweb_core") + ".nodes.host_base"].HostBase
+    velocity, calls = base.velocity, []
+
+    def broken(*args):
+        calls.append(args)
+        return velocity(*args) * (float("nan") if len(calls) == 3 else 1.0)
+
+    model = load_flux()
+    before = weights(model)
+    monkeypatch.setattr(base, "velocity", broken)
+    with pytest.raises(host.core.LoRWebError, match="step 3 is not a finite number, on: "):
+        train(model)
+    assert unchanged(model, before)
+    assert hooks(model) == 0
+    monkeypatch.undo()
+    assert len((host.models / "lorweb" / request.node.name / "losses.csv").read_text().splitlines()) == 3
+    assert json.loads(train(model)[2])["steps"] == 4
