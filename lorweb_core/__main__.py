@@ -204,51 +204,15 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="in the place of what the config says, e.g. train.lr=2e-4 or datasets.0.folder_path=pairs; may be repeated",
+        help="in the place of what the config says, e.g. train.lr=2e-4 or datasets.0.folder_path=pairs; repeatable",
     )
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from .training.command import run_training
-    from .training.settings_file import read_training_config
-    from .training.trainer import Step
+    from .training.terminal import train
 
     _log_phases()
-    config = read_training_config(arguments.config, getattr(arguments, "set"))
-    bars: dict[str, tqdm] = {}
-
-    def bar(what: str, total: int) -> tqdm:
-        for other in bars.values():
-            other.close()
-        return bars.setdefault(f"{what} {len(bars)}", tqdm(desc=what, total=total, dynamic_ncols=True))
-
-    def encoding(what: str, total: int) -> Callable[[int, int], None]:
-        shown = bar(what, total)
-
-        def progress(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done - shown.n)
-
-        return progress
-
-    def on_step(step: Step, steps: int) -> None:
-        shown = bars.get("steps") or bars.setdefault("steps", bar("Training", steps))
-        shown.set_postfix(loss=f"{step.loss:.4f}", lr=f"{step.learning_rate:.1e}", refresh=False)
-        shown.update(step.number - shown.n)
-
-    with logging_redirect_tqdm([logging.getLogger(__package__)]):
-        try:
-            saved = run_training(config, encoding, on_step)
-        except KeyboardInterrupt:
-            print("Interrupted and saved. The same command goes on from here.")
-            raise
-        finally:
-            for shown in bars.values():
-                shown.close()
-    print(f"Wrote {saved}, and summary.html beside it")
+    train(arguments.config, arguments.set)
 
 
 COMMANDS = {

@@ -83,7 +83,9 @@ def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
             log.info("Going on after step %d", training.done)
     Watch(config, run, training, base, shown, accelerator).run(on_step)
     accelerator.wait_for_everyone()
-    return run.path / f"{config.name}.safetensors"
+    saved = run.path / f"{config.name}.safetensors"
+    log.info("Wrote %s, and summary.html beside it", saved)
+    return saved
 
 
 def _memory(config: TrainingConfig, device: torch.device) -> Memory:

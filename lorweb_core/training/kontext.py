@@ -80,6 +80,7 @@ def load_base(
 ) -> FluxBase:
     """The frozen transformer on its device: as it is, in 8 bits, or with its weights kept in the CPU's memory.
 
+    Asked for both, as `quantize` is by default, its weights are kept in the CPU's memory, and not in 8 bits.
     Raises LoRWebError if it cannot be had so.
     """
     from diffusers import FluxTransformer2DModel
@@ -117,5 +118,3 @@ def _eight_bits():
             "model.quantize=false (12 GB more), or with --set model.offload=true (slower)."
         ) from error
     return BitsAndBytesConfig(load_in_8bit=True)
-
-

@@ -30,9 +30,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 + 0.5 * math.cos(math.pi * done),
     # Up within a twentieth of the run, and down to nothing: torch's OneCycleLR in its usual form.
-    "onecycle": lambda done: 0.04 + 0.48 * (1 - math.cos(math.pi * done / 0.05))
-    if done < 0.05
-    else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95),
+    "onecycle": lambda done: (
+        0.04 + 0.48 * (1 - math.cos(math.pi * done / 0.05))
+        if done < 0.05
+        else 0.5 + 0.5 * math.cos(math.pi * (done - 0.05) / 0.95)
+    ),
 }
 
 

@@ -17,13 +17,13 @@ from .settings_file import read_training_config
 from .trainer import Step
 
 
-def train(config: Path | str, overrides: Sequence[str]) -> Path:
-    """Train as a config says, and show how it goes; returns the basis's file."""
+def train(config: Path | str, overrides: Sequence[str]) -> None:
+    """Train as a config says, and show how it goes."""
     package, _, _ = __package__.rpartition(".")
     bars = _Bars()
     with logging_redirect_tqdm([logging.getLogger(package)]):
         try:
-            return run_training(read_training_config(config, overrides), bars.encoding, bars.step)
+            run_training(read_training_config(config, overrides), bars.encoding, bars.step)
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on from what is saved.")
             raise
@@ -51,11 +51,13 @@ class _Bars:
         self._training = False
 
     def encoding(self, what: str, total: int) -> Progress:
-        bar = self._begin(what, total)
+        bar: tqdm | None = None
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            nonlocal bar
+            if total:  # else all of it was kept from an earlier run
+                bar = bar or self._begin(what, total)
+                bar.update(done - bar.n)
 
         return progress
 
