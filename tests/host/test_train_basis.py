@@ -13,6 +13,7 @@ import quantized
 import standins
 import torch
 from host_process import FLUX_1
+from pairs import save_pairs
 
 INPUTS = ("latent", "reference", "txt", "pooled")
 
@@ -22,18 +23,10 @@ SMALL_FLUX = {**FLUX_1, "hidden_size": 256, "num_heads": 2, "depth": 1, "depth_s
 @pytest.fixture
 def pictures(tmp_path):
     """Three edits of three pairs."""
-    from PIL import Image
-
     torch.manual_seed(0)
     edits = {"bright": lambda x: x**0.5, "inverted": lambda x: 1 - x, "night": lambda x: x * 0.3}
-    for name, edit in edits.items():
-        (tmp_path / "pairs" / name).mkdir(parents=True)
-        for number in range(3):
-            before = standins.picture(False, ("house", "tree")[number % 2], (48, 48)).roll(number * 7, 1)
-            for which, image in {"before": before, "after": edit(before)}.items():
-                pixels = (image * 255).round().byte().numpy()
-                Image.fromarray(pixels).save(tmp_path / "pairs" / name / f"{number}_{which}.png")
-    return tmp_path / "pairs"
+    scenes = {i: standins.picture(False, ("house", "tree")[i % 2], (48, 48)).roll(i * 7, 1) for i in range(3)}
+    return save_pairs(tmp_path / "pairs", edits, scenes)
 
 
 @pytest.fixture

@@ -7,27 +7,22 @@ import sys
 import pytest
 import standins
 from environment import ROOT
+from pairs import save_pairs
 
 
 @pytest.fixture
 def graph(tmp_path) -> dict:
     """The bundled workflow, in which the basis is not loaded but trained."""
-    from PIL import Image
-
-    for name, edit in {"inverted": lambda x: 1 - x, "dark": lambda x: x * 0.3}.items():
-        (tmp_path / "pairs" / name).mkdir(parents=True)
-        for shape in ("house", "tree"):
-            before = standins.picture(False, shape, (48, 48))
-            for which, image in {"before": before, "after": edit(before)}.items():
-                pixels = (image * 255).round().byte().numpy()
-                Image.fromarray(pixels).save(tmp_path / "pairs" / name / f"{shape}_{which}.png")
+    edits = {"inverted": lambda x: 1 - x, "dark": lambda x: x * 0.3}
+    scenes = {shape: standins.picture(False, shape, (48, 48)) for shape in ("house", "tree")}
+    pairs = save_pairs(tmp_path / "pairs", edits, scenes)
     graph = standins.for_standins(ROOT / "workflows" / "api" / "visual_analogy.json", megapixels=0.02, steps=2)
     place = {n["class_type"]: key for key, n in graph.items()}
     trained = {
         "model": [place["UNETLoader"], 0],
         "vae": [place["VAELoader"], 0],
         "positive": [place["CLIPTextEncode"], 0],
-        "folder": str(tmp_path / "pairs"),
+        "folder": str(pairs),
         "loras": 2,
         "rank": 2,
         "keys_dim": 8,

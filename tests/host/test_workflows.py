@@ -1,7 +1,8 @@
-"""The bundled workflows that walk the space of LoRAs, in a running ComfyUI."""
+"""The bundled workflows that walk the space of LoRAs, and the one that trains a basis, in a running ComfyUI."""
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import standins
 import torch
 from environment import ROOT
+from pairs import save_pairs
 from safetensors.torch import load_file
 
 API = ROOT / "workflows" / "api"
@@ -134,3 +136,27 @@ def test_the_exported_lora_does_in_load_lora_what_the_mixture_does(server):
     )
     assert (mixture - lora).abs().max() <= 1
     assert (mixture - neither).abs().mean() > 0.5
+
+
+def test_a_basis_is_trained_and_what_came_of_it_is_shown(server, tmp_path):
+    edits = {"inverted": lambda x: 1 - x, "dark": lambda x: x * 0.3, "mirrored": lambda x: x.flip(1)}
+    scenes = {shape: standins.picture(False, shape, (48, 48)) for shape in ("house", "tree")}
+    graph = standins.for_standins(API / "train_basis.json", megapixels=0.05, steps=2)
+    key, inputs = one(graph, "LoRWeBTrainBasis")
+    inputs |= {"folder": str(save_pairs(tmp_path / "pairs", edits, scenes)), "held_out": "mirrored"}
+    inputs |= {"loras": 2, "rank": 2, "keys_dim": 8, "steps": 3, "resolution": 32}
+    (pictures,) = server.run(graph)
+
+    run = server.base / "models" / "lorweb" / inputs["name"]
+    assert {"my_basis.safetensors", "losses.csv", "summary.html"} <= {path.name for path in run.iterdir()}
+    assert len((run / "losses.csv").read_text().splitlines()) == 1 + 3
+    # The samples in the preview behind the node as on it, five pictures side by side; then the curves.
+    previews = {n["inputs"]["images"][1]: k for k, n in graph.items() if n["class_type"] == "PreviewImage"}
+    samples, curves = (read(pictures[previews[output]][0]) for output in (1, 3))
+    assert torch.equal(samples, read(pictures[key][0]))
+    assert samples.std() > 10
+    assert curves.std() > 5
+    assert samples.shape[1] > 5 * 32
+    # The Basis Loader has it to choose.
+    listed = server.get("/object_info/LoRWeBBasisLoader").decode()
+    assert json.dumps(str(Path("my_basis", "my_basis.safetensors"))) in listed
