@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis
-from ..lorweb_core.query import QUERY_MODES
 from ..lorweb_core.space.saved_file import replacing
 from ..lorweb_core.training.analogies import Analogy
 from ..lorweb_core.training.examples import Examples
@@ -25,7 +24,7 @@ from ..lorweb_core.training.samples import sample_strips
 from ..lorweb_core.training.settings import TrainingConfig
 from ..lorweb_core.training.settings_file import config_fingerprint
 from ..lorweb_core.training.summary_page import write_summary
-from ..lorweb_core.training.trainable_basis import TrainableBasis
+from ..lorweb_core.training.trainable_basis import TrainableBasis, query_width
 from ..lorweb_core.training.trainer import Diverged, Step, Training
 from ..lorweb_core.training.usage import Usage
 from .differentiable import differentiable
@@ -135,13 +134,9 @@ class Run:
 
     def _new_basis(self, query: Tensor | None) -> TrainableBasis:
         config = self.config.network.basis
-        width = None
-        if query is not None:
-            # A token is a query each; other modes have one, in parts.
-            width = query.shape[-1] * (1 if QUERY_MODES[config.query_mode].states else query.shape[-2])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.train.seed)
-            return TrainableBasis(self.base.shapes, config, width)
+            return TrainableBasis(self.base.shapes, config, query_width(config, query))
 
     def _after(self, step: Step, training: Training) -> None:
         self.folder.log(step)

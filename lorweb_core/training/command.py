@@ -8,11 +8,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
 
 from ..analogy import find_device, load_vision_encoder, outline
-from ..config import BasisConfig
-from ..query import QUERY_MODES
 from ..space.saved_file import replacing
 from .flux_base import chosen_layers
 from .kontext import DTYPES, KontextEncoders, load_base
@@ -21,7 +18,7 @@ from .mixed_sources import Bar, Encoded, counted, find_analogies
 from .run_folder import RunFolder
 from .settings import TrainingConfig
 from .settings_file import training_document
-from .trainable_basis import TrainableBasis
+from .trainable_basis import TrainableBasis, query_width
 from .trainer import Training
 from .watch import OnStep, Watch
 
@@ -76,7 +73,7 @@ def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
     log.info("Loading the base")
     base = load_base(config.model, config.train, config.network.layers, encoders, device)
     torch.manual_seed(config.train.seed)
-    basis = TrainableBasis(base.shapes, basis_config, _query_width(basis_config, shown.query))
+    basis = TrainableBasis(base.shapes, basis_config, query_width(basis_config, shown.query))
     training = Training(basis, base, source, config.train, accelerator)
     with accelerator.main_process_first():
         if run.resume(training):
@@ -93,13 +90,6 @@ def _memory(config: TrainingConfig, device: torch.device) -> Memory:
     transformer = outline(config.model.name_or_path)
     layers = chosen_layers(transformer, config.network.layers).values()
     return estimate(config, transformer, layers, device.type == "cuda")
-
-
-def _query_width(basis: BasisConfig, query: Tensor | None) -> int | None:
-    """Q: of a token where tokens are queries, else of all embeddings together."""
-    if query is None:
-        return None
-    return query.shape[2] if QUERY_MODES[basis.query_mode].states else query[0].numel()
 
 
 def _unseen(what: str, total: int):

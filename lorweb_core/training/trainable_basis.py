@@ -12,11 +12,19 @@ from torch import Tensor, nn
 
 from ..checkpoint import BasisLayer
 from ..config import BasisConfig
+from ..query import QUERY_MODES
 from ..routing import Tokens, mixing_coefficients, token_query
 from ..runtime import Part
 
 Linears = Mapping[str, Sequence[Part]]
 """Name of a Linear within the model → the layers of the basis that it computes; several where the model fuses them."""
+
+
+def query_width(config: BasisConfig, query: Tensor | None) -> int | None:
+    """Q of a basis that is routed by queries such as these, (n, k, E): all k embeddings, or in patch modes a token."""
+    if query is None:
+        return None
+    return query.shape[2] if QUERY_MODES[config.query_mode].states else query[0].numel()
 
 
 class TrainableLayer(nn.Module):
