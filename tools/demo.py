@@ -1,13 +1,13 @@
-"""An analogy from end to end on a CPU: `python tools/demo.py`. Makes its own environment, weights and pictures.
+"""Analogies from end to end on a CPU: `python tools/demo.py`. Makes its own environment and draws its own pictures.
 
-In ComfyUI where there is one, else through diffusers. The weights are small stand-ins: a model set by hand that paints
-what its reference shows, and a random basis that tints it. The picture shows the pipeline at work, not an edit.
+In ComfyUI where there is one, else through diffusers. The models are those of the small world (docs/small_world.md),
+trained by this repository: drawn scenes, and edits of them. The basis has never seen the edits shown here; it knows
+their parts.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,12 +17,13 @@ from environment import ROOT, find_host, own_python
 
 OUTPUT = ROOT / "demo-output"
 WORKFLOW = ROOT / "workflows" / "api" / "visual_analogy.json"
-MEGAPIXELS = 0.14
-STEPS = 8
+STEPS = 12
+ANALOGIES = 6
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--in"]:
+        sys.path.insert(0, str(ROOT))
         {"comfyui": in_comfyui, "diffusers": in_diffusers}[sys.argv[2]]()
         return
     host = find_host()
@@ -39,66 +40,87 @@ def in_comfyui() -> None:
     import standins
     from comfy_server import ComfyServer
 
+    from small_world import install
+
     comfyui = Path(sys.argv[3])
-    graph = standins.for_standins(WORKFLOW, MEGAPIXELS, STEPS)
-    kinds = {key: node["class_type"] for key, node in graph.items()}
     with tempfile.TemporaryDirectory() as base:
-        print("Making small stand-in weights (set by hand, with a random basis: no edit) …", flush=True)
-        standins.comfy_models(Path(base, "models"))
-        standins.save_pictures(Path(base, "input"))
+        install.comfy_models(Path(base, "models"), standins.text_encoder())
+        pictures = Path(base, "input")
+        names = save_pictures(pictures)
         print(f"Starting {comfyui} …", flush=True)
-
-        def progress(kind: str, data: dict) -> None:
-            if kind == "executing" and data["node"]:
-                print(f"  {kinds[data['node']]}", flush=True)
-            elif kind == "progress" and kinds.get(data["node"]) == "KSampler":
-                print(f"    step {data['value']} of {data['max']}", flush=True)
-
+        results = []
         with ComfyServer(comfyui, sys.executable, Path(base)) as server:
-            (pictures,) = server.run(graph, on_event=progress)
-        made = {kinds[key]: files[0] for key, files in pictures.items() if files}
-        show(Path(base, "input"), made["SaveImage"])
+            for name in names:
+                print(f"  {name.replace('-', ' and ')}", flush=True)
+                files = {image: f"{name}-{image}.png" for image in ("a", "a_prime", "b")}
+                graph = standins.for_standins(WORKFLOW, install.MEGAPIXELS, STEPS, install.NAMES, files)
+                (made,) = server.run(graph)
+                saves = next(key for key, node in graph.items() if node["class_type"] == "SaveImage")
+                results.append(made[saves][0])
+        show(pictures, names, results)
 
 
 def in_diffusers() -> None:
-    import standins
-    import standins_diffusers
+    import torch
+    from PIL import Image
 
-    with tempfile.TemporaryDirectory() as base:
-        print("Making small stand-in weights (set by hand, with a random basis: no edit) …", flush=True)
-        folder = Path(base)
-        standins_diffusers.make_pipeline(folder / "kontext")
-        standins.image_encoder(folder / "encoder", standins.QUERY_WIDTH)
-        standins.save_demo_basis(folder / "basis.safetensors")
-        standins.save_pictures(folder)
-        # fmt: off
-        command = [
-            sys.executable, "-m", "lorweb_core", "analogy", "--prompt", "Make it night", "--steps", str(STEPS),
-            "--a", folder / "a.png", "--a-prime", folder / "a_prime.png", "--b", folder / "b.png",
-            "--basis", folder / "basis.safetensors", "--model", folder / "kontext", "--encoder", folder / "encoder",
-            "--megapixels", str(MEGAPIXELS), "--out", folder / "result.png",
-        ]
-        # fmt: on
-        subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
-        show(folder, folder / "result.png")
+    from lorweb_core.analogy import run_analogy
+    from lorweb_core.image_file import read_image
+    from small_world import base, install, models
+    from small_world.pipeline import write_pipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        pictures, pipeline = Path(folder), Path(folder, "kontext")
+        write_pipeline(pipeline, models.load_transformer(), install.taesd(), silent=True)
+        names, results = save_pictures(pictures), []
+        for name in names:
+            print(f"  {name.replace('-', ' and ')}", flush=True)
+            a, a_prime, b = (read_image(pictures / f"{name}-{image}.png", image) for image in ("a", "a_prime", "b"))
+            made = run_analogy(
+                a,
+                a_prime,
+                b,
+                "",
+                models.BASIS,
+                pipeline,
+                encoder=models.ENCODER,
+                steps=STEPS,
+                megapixels=install.MEGAPIXELS,
+                text_tokens=base.TEXT_TOKENS,
+            )
+            results.append(pictures / f"{name}-result.png")
+            Image.fromarray((made.result * 255).round().to(torch.uint8).numpy()).save(results[-1])
+        show(pictures, names, results)
 
 
-def show(triplet: Path, result: Path) -> None:
-    """Save b' and a sheet of all four pictures with their names."""
+def save_pictures(folder: Path) -> list[str]:
+    """Triplets of edits that no training of the basis has seen; their names."""
+    from small_world import edits, install
+
+    _, new_pairs, _ = edits.split()
+    return install.save_triplets(folder, new_pairs[:: len(new_pairs) // ANALOGIES][:ANALOGIES])
+
+
+def show(folder: Path, names: list[str], results: list[Path]) -> None:
+    """Save a sheet with a row for each analogy: a, a', b, b' as made, b' as the world draws it."""
     from PIL import Image, ImageDraw
 
     OUTPUT.mkdir(exist_ok=True)
-    shutil.copy(result, OUTPUT / "b_prime.png")
-    names = {"a": triplet / "a.png", "a'": triplet / "a_prime.png", "b": triplet / "b.png", "b'": result}
-    sheet = Image.new("RGB", (4 * 276 + 20, 330), "white")
+    side, gap, left = 160, 12, 180
+    columns = ("a", "a'", "b", "b', made", "b', drawn")
+    sheet = Image.new("RGB", (left + len(columns) * (side + gap), 40 + len(names) * (side + gap)), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, (name, path) in enumerate(names.items()):
-        draw.text((20 + 276 * column, 8), name, fill="black", font_size=18)
-        sheet.paste(Image.open(path).convert("RGB").resize((256, 256)), (20 + 276 * column, 36))
-    note = "Stand-in weights, which copy b and tint it: the pipeline at work, not an edit as the real files make it."
-    draw.text((20, 302), note, fill="black", font_size=16)
-    sheet.save(OUTPUT / "analogy.png")
-    print(f"Done: {OUTPUT / 'analogy.png'} shows the four pictures, b_prime.png beside it is the result.", flush=True)
+    for column, label in enumerate(columns):
+        draw.text((left + column * (side + gap), 10), label, fill="black", font_size=18)
+    for row, (name, result) in enumerate(zip(names, results, strict=True)):
+        top = 40 + row * (side + gap)
+        draw.text((gap, top + side // 2 - 20), name.replace("-", " and\n"), fill="black", font_size=18)
+        files = [folder / f"{name}-{image}.png" for image in ("a", "a_prime", "b")]
+        for column, path in enumerate([*files, result, folder / f"{name}-truth.png"]):
+            picture = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (left + column * (side + gap), top))
+    sheet.save(OUTPUT / "analogies.png")
+    print(f"Done: {OUTPUT / 'analogies.png'} shows {len(names)} analogies.", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Everything is seeded. `comfy_models` fills a models folder that ComfyUI's stock 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -268,44 +269,60 @@ def save_demo_basis(path: Path) -> None:
     path.with_suffix(".yaml").write_text(json.dumps({"config": {"process": [{"network": network}]}}))
 
 
+STANDINS = {
+    "diffusion_models": "standin-flux.safetensors",
+    "vae": "standin-taesd.safetensors",
+    "text_encoders": "standin-clip-l.safetensors",
+    "lorweb": "standin-basis.safetensors",
+}
+"""The names that `comfy_models` gives its files, by folder."""
+
+
 def comfy_models(folder: Path) -> None:
     """Stand-ins for every file of workflows/visual_analogy.json, under the names that `for_standins` puts in."""
     files = {
-        "diffusion_models/standin-flux.safetensors": flux(2, 2, text=768, pooled=768),
-        "vae/standin-taesd.safetensors": autoencoder(),
-        "text_encoders/standin-clip-l.safetensors": text_encoder(),
+        "diffusion_models": flux(2, 2, text=768, pooled=768),
+        "vae": autoencoder(),
+        "text_encoders": text_encoder(),
     }
-    for name, weights in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, folder / name)
+    for kind, weights in files.items():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / kind / STANDINS[kind])
     (folder / "lorweb").mkdir(exist_ok=True)
-    save_demo_basis(folder / "lorweb" / "standin-basis.safetensors")
+    save_demo_basis(folder / "lorweb" / STANDINS["lorweb"])
     image_encoder(folder / "clip_vision" / "clip-vit-large-patch14", QUERY_WIDTH)
 
 
-def for_standins(workflow: Path, megapixels: float, steps: int) -> dict:
+def for_standins(
+    workflow: Path,
+    megapixels: float,
+    steps: int,
+    names: Mapping[str, str] = STANDINS,
+    pictures: Mapping[str, str] | None = None,
+) -> dict:
     """The API form of a bundled workflow with the stand-ins' names in it.
 
-    The pictures are a.png, a_prime.png and b.png of the input folder. Two nodes give way: FLUX's two text encoders to
-    one CLIP-L, because the host fixes T5's size at 4.7 billion values, and Load CLIP Vision, likewise fixed, to the
-    encoder that the Analogy Encoder loads from its folder.
+    names: of the files, by folder. pictures: of a, a_prime and b in the input folder; a.png, a_prime.png and b.png
+    where left out. Two nodes give way: FLUX's two text encoders to one CLIP-L, because the host fixes T5's size at 4.7
+    billion values, and Load CLIP Vision, likewise fixed, to the encoder that the Analogy Encoder loads from its folder.
     """
     graph = json.loads(workflow.read_text(encoding="utf-8"))
-    names = {
-        "UNETLoader": {"unet_name": "standin-flux.safetensors"},
-        "VAELoader": {"vae_name": "standin-taesd.safetensors"},
-        "LoRWeBBasisLoader": {"basis_name": "standin-basis.safetensors"},
+    pictures = pictures or {image: f"{image}.png" for image in ("a", "a_prime", "b")}
+    inputs = {
+        "UNETLoader": {"unet_name": names["diffusion_models"]},
+        "VAELoader": {"vae_name": names["vae"]},
+        "LoRWeBBasisLoader": {"basis_name": names["lorweb"]},
         "LoRWeBExtendedAttention": {"megapixels": megapixels},
         "KSampler": {"steps": steps},
     }
     for node in graph.values():
-        node["inputs"].update(names.get(node["class_type"], {}))
+        node["inputs"].update(inputs.get(node["class_type"], {}))
         if node["class_type"] == "DualCLIPLoader":
             node["class_type"] = "CLIPLoader"
-            node["inputs"] = {"clip_name": "standin-clip-l.safetensors", "type": "stable_diffusion"}
+            node["inputs"] = {"clip_name": names["text_encoders"], "type": "stable_diffusion"}
         node["inputs"].pop("clip_vision", None)
         if node["class_type"] == "LoRWeBAnalogyEncoder":
-            for image in ("a", "a_prime", "b"):
+            for image, file in pictures.items():
                 loader, _ = node["inputs"][image]
-                graph[loader]["inputs"]["image"] = f"{image}.png"
+                graph[loader]["inputs"]["image"] = file
     return {key: node for key, node in graph.items() if node["class_type"] != "CLIPVisionLoader"}

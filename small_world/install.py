@@ -1,0 +1,71 @@
+"""The small world's models where ComfyUI and diffusers look for models, and pictures to try them on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import autoencoder, models
+from .edits import Edit, edit_scenes
+from .pool import scenes_for
+from .scenes import SIDE, render
+
+MEGAPIXELS = (2 * SIDE) ** 2 / 1024**2
+"""Of a grid of scenes."""
+
+# Each kind of file → its name in ComfyUI's folder of that kind.
+NAMES = {
+    "diffusion_models": "small-world-flux.safetensors",
+    "vae": "small-world-taesd.safetensors",
+    "text_encoders": "small-world-silent-clip-l.safetensors",
+    "lorweb": "small-world-basis.safetensors",
+}
+
+
+def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
+    """Fill a `models` folder. text_encoder: a CLIP-L, whose size ComfyUI fixes; it is made to say nothing.
+
+    The base was taught words of its own, and an analogy needs none: its prompt is zeros.
+    """
+    silent = {name: torch.zeros_like(t) if "final_layer_norm" in name else t for name, t in text_encoder.items()}
+    files = {
+        "diffusion_models": _floats(models.BASE),
+        "vae": autoencoder.full(load_file(models.AUTOENCODER)),
+        "text_encoders": silent,
+        "lorweb": load_file(models.BASIS),
+    }
+    for kind, weights in files.items():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / kind / NAMES[kind])
+    shutil.copy(models.BASIS.with_suffix(".yaml"), (folder / "lorweb" / NAMES["lorweb"]).with_suffix(".yaml"))
+    shutil.copytree(models.ENCODER, folder / "clip_vision" / models.ENCODER.name)
+
+
+def taesd() -> dict[str, Tensor]:
+    """The autoencoder under ComfyUI's names, every tensor of it."""
+    return autoencoder.full(load_file(models.AUTOENCODER))
+
+
+def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[str]:
+    """Two scenes for each edit: `<edit>-a.png`, `-a_prime.png`, `-b.png`, and `-truth.png`, which b' should be."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    names = ["-".join(edit) for edit in chosen]
+    for name, edit in zip(names, chosen, strict=True):
+        scenes = scenes_for(edit, 2, generator)
+        before, after = render(scenes), render(edit_scenes(scenes, edit))
+        for what, picture in {"a": before[0], "a_prime": after[0], "b": before[1], "truth": after[1]}.items():
+            levels = (picture * 255).round().byte().movedim(0, -1)
+            Image.fromarray(levels.numpy()).save(folder / f"{name}-{what}.png")
+    return names
+
+
+def _floats(path: Path) -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in load_file(path).items()}

@@ -1,0 +1,53 @@
+"""The models of the small world as they are kept: half precision, in `models/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lorweb_core.encoder import load_encoder
+from lorweb_core.training.flux_base import FluxBase
+
+from . import base, encoder
+from .autoencoder import TinyAutoencoder
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+    from transformers import CLIPVisionModelWithProjection
+
+FOLDER = Path(__file__).parent / "models"
+AUTOENCODER = FOLDER / "autoencoder.safetensors"
+ENCODER = FOLDER / encoder.ID.rpartition("/")[2]
+BASE = FOLDER / "base.safetensors"
+BASIS = FOLDER / "basis.safetensors"
+
+
+def save(model: nn.Module, path: Path) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def _load(model: nn.Module, path: Path) -> nn.Module:
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return model.eval().requires_grad_(False)
+
+
+def load_autoencoder() -> TinyAutoencoder:
+    return _load(TinyAutoencoder(), AUTOENCODER)
+
+
+def load_vision() -> CLIPVisionModelWithProjection:
+    return load_encoder(ENCODER).float().requires_grad_(False)
+
+
+def load_transformer() -> FluxTransformer2DModel:
+    return _load(base.untrained(), BASE)
+
+
+def load_base(autoencoder: TinyAutoencoder, dtype: torch.dtype = torch.float32) -> FluxBase:
+    transformer = load_transformer().to(dtype)
+    return FluxBase(transformer, lambda latents: autoencoder.decode(latents.float()).clamp(0, 1).movedim(1, -1))

@@ -1,0 +1,33 @@
+"""The small world's data as files: pairs of pictures before and after, grouped by edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .edits import edit_scenes, split
+from .pool import scenes_for
+from .progress import Steps
+from .scenes import render
+
+
+def write_pairs(folder: Path, k: int = 8, seed: int = 20) -> None:
+    """k pairs of every edit, in `<edit>/<number>_before.png` and `_after.png`.
+
+    Names of edits that a basis is not to see begin with `new`: the ones to hold out.
+    """
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(seed)
+    seen, new_pairs, new_edits = split()
+    named = {"-".join(edit): edit for edit in seen} | {f"new-{'-'.join(edit)}": edit for edit in new_pairs + new_edits}
+    for index in (progress := Steps("pairs", len(named))):
+        name, edit = list(named.items())[index]
+        scenes = scenes_for(edit, k, generator)
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for when, pictures in {"before": render(scenes), "after": render(edit_scenes(scenes, edit))}.items():
+            levels = (pictures * 255).round().byte().movedim(1, -1)
+            for number, picture in enumerate(levels):
+                Image.fromarray(picture.numpy()).save(folder / name / f"{number}_{when}.png")
+        progress.show(pairs=(index + 1) * k)

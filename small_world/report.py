@@ -1,0 +1,61 @@
+"""What the study found, as a table in `docs/small_world.md` and plots beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+from PIL import Image
+
+from lorweb_core.pictures.bar_chart import bar_chart
+
+from . import study
+from .study import RESULTS, VARIANTS, read
+
+DOCS = RESULTS.parent
+PAGE = DOCS / "small_world.md"
+POOLS = {"seen": "seen edits", "new_pairs": "new pairs", "new_edits": "new edits"}
+_TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def write_report() -> None:
+    rows = read()
+    found = {name: [row for row in rows if row["variant"] == name] for name in VARIANTS}
+    found = {name: of for name, of in found.items() if of}
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(_TABLE.sub(lambda marks: f"{marks[1]}{_table(found)}{marks[2]}", page), encoding="utf-8")
+    for measure, label in {"error": "mean squared error of b'", "follows": "cosine of a to a' and b to b'"}.items():
+        groups = {
+            name: {told: spread([row[pool][measure] for row in of]) for pool, told in POOLS.items()}
+            for name, of in found.items()
+        }
+        ascii_groups = {name.replace("×", "x"): values for name, values in groups.items()}
+        chart = bar_chart(ascii_groups, f"Small world: {label}, {len(study.SEEDS)} seeds", label, "light")
+        _save(chart, DOCS / f"small_world_{measure}.png")
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Mean, and standard deviation over the seeds."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def _table(found: dict[str, list[dict]]) -> str:
+    copying = {pool: mean(row[pool]["copying"] for of in found.values() for row in of) for pool in POOLS}
+    lines = [
+        "| N × r | values | seeds | " + " | ".join(f"{told}: error | follows" for told in POOLS.values()) + " |",
+        "| --- | --- | --- |" + " --- |" * 6,
+        "| copying b | | | " + " | ".join(f"{copying[pool]:.4f} | " for pool in POOLS) + " |",
+    ]
+    for name, of in found.items():
+        cells = []
+        for pool in POOLS:
+            for measure, digits in (("error", 4), ("follows", 2)):
+                middle, deviation = spread([row[pool][measure] for row in of])
+                cells.append(f"{middle:.{digits}f} ± {deviation:.{digits}f}")
+        lines.append(f"| {name} | {of[0]['parameters']:,} | {len(of)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _save(picture, path: Path) -> None:
+    Image.fromarray((picture * 255).round().byte().numpy()).save(path)
