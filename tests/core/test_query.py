@@ -69,7 +69,8 @@ def test_all_published_modes_are_there(published):
     [("cat-aa'b", 2304, 2304), ("ca'-ca", 768, 768), ("aa'bb'", 768, 768), ("paa'b", 1024, None)],
 )
 def test_the_width_of_a_modes_query(mode, clip, siglip):
-    assert [QUERY_MODES[mode].width(spec) for spec in ENCODERS.values()] == [clip, siglip]
+    released = ENCODERS["openai/clip-vit-large-patch14"], ENCODERS["google/siglip2-base-patch16-224"]
+    assert [QUERY_MODES[mode].width(spec) for spec in released] == [clip, siglip]
 
 
 @pytest.mark.parametrize("mode", QUERY_MODES)
