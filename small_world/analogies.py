@@ -58,7 +58,9 @@ class PoolSource:
     """Two pairs of one edit, drawn anew for each analogy; edits are equally likely.
 
     mode: a query mode that embeds pictures or one grid, not patches. show_pair: whether the grid has the pair in it, or
-    b in its place. embed: of grids; pictures are embedded in the pool.
+    b in its place. embed: of grids; pictures are embedded in the pool. encode: grids (n, 3, h, w) → latents, as at
+    inference; None puts the latents of the four pictures together instead, which costs nothing, and is not quite the
+    same: in a grid the autoencoder's convolutions see over the seams.
     """
 
     pool: Pool
@@ -67,6 +69,7 @@ class PoolSource:
     seed: int
     show_pair: bool
     embed: Embed
+    encode: Callable[[Tensor], Tensor] | None = None
 
     def draw(self, step: int) -> Batch:
         random = generator(self.seed, 0, step)
@@ -74,11 +77,14 @@ class PoolSource:
         return self.analogies(draw_places(self.pool, edit, random))
 
     def analogies(self, places: Places) -> Batch:
-        a, a_prime, b, b_prime = places.of(self.pool.latents)
+        a, a_prime, b, b_prime = places.of(self.pool.pictures if self.encode else self.pool.latents)
         if not self.show_pair:
             a = a_prime = b
         names = (f"{' and '.join(self.pool.edits[e])}, pairs {i} and {j}" for e, i, j in zip(*places, strict=True))
         target, reference = grid(a, a_prime, b, b_prime), grid(a, a_prime, b, b)
+        if self.encode:
+            with torch.no_grad():
+                target, reference = (self.encode(grids.float() / 255) for grids in (target, reference))
         return Batch(target, reference, self._query(places), instruction([()] * len(a)), tuple(names))
 
     def _query(self, places: Places) -> Tensor:
@@ -92,6 +98,33 @@ class PoolSource:
             cells = {"a": a, "a'": a_prime, "b": b, "black": torch.zeros_like(b)}
             views = [self.embed(grid(*(cells[cell] for cell in view)))[:, None] for view in mode.views]
         return torch.stack([mode.combine(*of_one) for of_one in zip(*views, strict=True)])
+
+
+class KeptSource:
+    """As many analogies of each edit, made once and drawn again and again, each edit as often as any other."""
+
+    def __init__(self, source: PoolSource, each: int, seed: int):
+        edits, self.each = len(source.pool.edits), each
+        places = draw_places(source.pool, torch.arange(edits * each) // each, generator(seed, 4))
+        made = [source.analogies(places.some(part)) for part in torch.arange(edits * each).split(TOGETHER)]
+        self.target, self.reference = (
+            torch.cat([getattr(m, name).half() for m in made]) for name in ("target", "reference")
+        )
+        self.query = torch.cat([batch.query for batch in made])
+        self.names = [name for batch in made for name in batch.names]
+        self.edits, self.batch, self.seed = edits, source.batch, seed
+
+    def draw(self, step: int) -> Batch:
+        random = generator(self.seed, 0, step)
+        which = torch.randint(self.edits, (self.batch,), generator=random) * self.each
+        which = which + torch.randint(self.each, (self.batch,), generator=random)
+        return Batch(
+            self.target[which].float(),
+            self.reference[which].float(),
+            self.query[which],
+            instruction([()] * self.batch),
+            tuple(self.names[i] for i in which),
+        )
 
 
 class Solved(NamedTuple):

@@ -52,7 +52,7 @@ def _table(found: dict[str, list[dict]]) -> str:
         for pool in POOLS:
             for measure, digits in (("error", 4), ("follows", 2)):
                 middle, deviation = spread([row[pool][measure] for row in of])
-                cells.append(f"{middle:.{digits}f} ± {deviation:.{digits}f}")
+                cells.append(f"{middle:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(of) > 1 else ""))
         lines.append(f"| {name} | {of[0]['parameters']:,} | {len(of)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +19,16 @@ from torch import Tensor
 from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
 from lorweb_core.query import QUERY_MODES
+from lorweb_core.training.batch import Source
 from lorweb_core.training.flux_base import FluxBase
 from lorweb_core.training.settings import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
-from lorweb_core.training.trainer import Training
+from lorweb_core.training.trainer import Step, Training
 
 from . import edits, encoder, models
 from .analogies import Embed, PoolSource, Solved, solve
 from .pool import Pool, make_pool
+from .progress import Steps
 from .scenes import SIDE
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world.jsonl"
@@ -38,7 +40,7 @@ SETTINGS = TrainSettings(
     optimizer="adamw",
     lr=5e-3,
     lr_scheduler="onecycle",
-    dtype="bf16",
+    dtype="fp32",
     timestep_type="sigmoid",
     result_weight=4.0,
     gradient_checkpointing=False,
@@ -85,6 +87,8 @@ class World(NamedTuple):
 
     base: FluxBase
     embed: Embed
+    encode: Callable[[Tensor], Tensor]
+    """Pictures or grids (n, 3, h, w) in 0–1 → latents."""
     seen: Pool
     new_pairs: Pool
     new_edits: Pool
@@ -104,24 +108,19 @@ def open_world(pairs: tuple[int, int, int] = (64, 8, 48)) -> World:
         make_pool(chosen, k, seed, autoencoder, vision)
         for seed, (chosen, k) in enumerate(zip(edits.split(), pairs, strict=True), 10)
     ]
-    return World(models.load_base(autoencoder), embed, *pools)
-
-
-def train(world: World, variant: Variant, seed: int, settings: TrainSettings = SETTINGS) -> TrainableBasis:
-    """Its hooks stay on the base: `Training.detach` takes them off."""
-    return _train(world, variant, seed, settings).basis
+    return World(models.load_base(autoencoder), embed, autoencoder.encode, *pools)
 
 
 def shipped(pairs: tuple[int, int, int]) -> tuple[World, TrainableBasis]:
     """The world and the basis that is kept in `models/`, on its base."""
     world = open_world(pairs)
-    basis = _untrained(world, SHIPPED)
+    basis = untrained(world, SHIPPED)
     basis.load(load_basis(models.BASIS).layers)
     basis.attach(world.base.model, world.base.linears)
     return world, basis
 
 
-def _untrained(world: World, variant: Variant) -> TrainableBasis:
+def untrained(world: World, variant: Variant) -> TrainableBasis:
     return TrainableBasis(world.base.shapes, variant.config, QUERY_MODES[variant.mode].width(encoder.SPEC))
 
 
@@ -131,15 +130,21 @@ def _source(world: World, pool: Pool, variant: Variant, seed: int) -> PoolSource
 
 def _train(world: World, variant: Variant, seed: int, settings: TrainSettings) -> Training:
     torch.manual_seed(seed)
-    basis = _untrained(world, variant)
-    training = Training(basis, world.base, _source(world, world.seen, variant, seed), settings)
-    training.run(lambda step: _tell(variant, seed, step.number, settings.steps, step.loss))
+    source = _source(world, world.seen, variant, seed)
+    return train(untrained(world, variant), world, source, settings, f"{variant}, seed {seed}")
+
+
+def train(basis: TrainableBasis, world: World, source: Source, settings: TrainSettings, what: str) -> Training:
+    """Its hooks stay on the base: `Training.detach` takes them off."""
+    training = Training(basis, world.base, source, settings)
+    progress = Steps(what, settings.steps)
+
+    def show(step: Step) -> None:
+        progress.step = step.number - 1
+        progress.show(loss=step.loss)
+
+    training.run(show)
     return training
-
-
-def _tell(variant: Variant, seed: int, number: int, steps: int, loss: float) -> None:
-    if number % max(1, steps // 5) == 0:
-        print(f"{variant}, seed {seed}: {number} of {steps}, loss {loss:.4f}", flush=True)
 
 
 def measure(world: World, variant: Variant, seed: int, settings: TrainSettings = SETTINGS) -> dict:

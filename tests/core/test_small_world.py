@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import standins_diffusers  # noqa: F401  (skips nothing: the extra `cli` is there)
 import torch
 
 from small_world import edits, install, models, study
@@ -69,10 +68,11 @@ def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
 
 def test_the_shipped_basis_makes_pairs_of_edits_that_it_has_never_seen(autoencoder):
     world, basis = study.shipped((2, 8, 2))
-    source = PoolSource(world.new_pairs, study.SHIPPED.mode, 26, 0, True, world.embed)
+    # Grids encoded whole, as at inference.
+    source = PoolSource(world.new_pairs, study.SHIPPED.mode, 26, 0, True, world.embed, world.encode)
     solved = solve(source, basis, world.base, count=26)
     assert solved.error.mean() < 0.5 * solved.copying.mean()
-    assert solved.follows.mean() > 0.5
+    assert solved.follows.mean() > 0.3
 
 
 def test_a_pool_holds_what_its_pictures_show(autoencoder):
