@@ -66,9 +66,10 @@ def write_pipeline(
     )
     speaker, t5_speaker = CLIPTextModel(clip), T5EncoderModel(t5)
     if silent:
-        norms = speaker.get_submodule("text_model.final_layer_norm"), t5_speaker.encoder.final_layer_norm
-        for parameter in (parameter for norm in norms for parameter in norm.parameters()):
-            parameter.data.zero_()
+        for encoder in (speaker, t5_speaker):
+            for name, parameter in encoder.named_parameters():
+                if "final_layer_norm" in name:
+                    parameter.data.zero_()
     pipeline = FluxKontextPipeline(
         transformer=transformer,
         vae=vae,

@@ -10,7 +10,6 @@ from PIL import Image
 
 from lorweb_core.pictures.bar_chart import bar_chart
 
-from . import study
 from .study import RESULTS, VARIANTS, read
 
 DOCS = RESULTS.parent
@@ -31,7 +30,7 @@ def write_report() -> None:
             for name, of in found.items()
         }
         ascii_groups = {name.replace("×", "x"): values for name, values in groups.items()}
-        chart = bar_chart(ascii_groups, f"Small world: {label}, {len(study.SEEDS)} seeds", label, "light")
+        chart = bar_chart(ascii_groups, f"Small world: {label}", label, "light")
         _save(chart, DOCS / f"small_world_{measure}.png")
 
 

@@ -81,3 +81,15 @@ def test_a_pool_holds_what_its_pictures_show(autoencoder):
     with torch.no_grad():
         again = autoencoder.encode(pool.pictures[1, 1, 2:].float() / 255)
     assert torch.allclose(pool.latents[1, 1, 2:], again, atol=1e-5)
+
+
+def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
+    from diffusers import FluxKontextPipeline
+
+    from small_world.pipeline import write_pipeline
+
+    write_pipeline(tmp_path, models.load_transformer(), install.taesd(), silent=True)
+    pipeline = FluxKontextPipeline.from_pretrained(tmp_path)
+    tokens, pooled, _ = pipeline.encode_prompt("make it red", None, max_sequence_length=77)
+    assert tokens.shape == (1, 77, 768)
+    assert not tokens.any() and not pooled.any()
