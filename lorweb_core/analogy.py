@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .basis import LoRABasis, load_basis
-from .encoder import VisionEncoder, check_encoder, load_encoder
+from .encoder import ENCODERS, VisionEncoder, check_encoder, load_encoder
 from .errors import LoRWebError
 from .grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
 from .mixture import Mixture
@@ -189,7 +189,7 @@ def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, T
 def load_vision_encoder(needed: str, source: str | Path | None = None) -> VisionEncoder:
     """The image encoder that a basis needs, one of ENCODERS: from Hugging Face, or from the folder or id given."""
     source = needed if source is None else source
-    hint = f"Give as encoder a folder with the config.json and model.safetensors of {needed}."
+    hint = f"Give as encoder a folder with config.json and model.safetensors from {ENCODERS[needed].source}."
     with loading(source, "an image encoder", hint):
         wrapped = VisionEncoder.from_transformers(load_encoder(source).float())
     check_encoder(wrapped, needed)

@@ -30,16 +30,35 @@ class EncoderSpec:
     """E, of the embedding."""
     token_width: int | None
     """W, of the token states that patch modes take; None where they cannot be had."""
+    source: str
+    """Where its files are."""
 
 
 # Hugging Face id, as `external_query_model` names it. The published code loads the second into transformers'
 # Siglip2VisionModel and lets it ignore mismatched sizes. That class is for checkpoints of flexible resolution: of this
 # one, of fixed resolution, it leaves the patch embedding at random values, so none of its numbers can be matched.
 ENCODERS = {
-    "openai/clip-vit-large-patch14": EncoderSpec("clip", image_size=224, width=768, token_width=1024),
-    "google/siglip2-base-patch16-224": EncoderSpec("siglip", image_size=224, width=768, token_width=None),
-    # Of this repository's small_world.
-    "lorweb/small-world": EncoderSpec("clip", image_size=64, width=48, token_width=96),
+    "openai/clip-vit-large-patch14": EncoderSpec(
+        "clip",
+        image_size=224,
+        width=768,
+        token_width=1024,
+        source="https://huggingface.co/openai/clip-vit-large-patch14",
+    ),
+    "google/siglip2-base-patch16-224": EncoderSpec(
+        "siglip",
+        image_size=224,
+        width=768,
+        token_width=None,
+        source="https://huggingface.co/google/siglip2-base-patch16-224",
+    ),
+    "lorweb/small-world": EncoderSpec(
+        "clip",
+        image_size=64,
+        width=48,
+        token_width=96,
+        source="small_world/models/small-world of the pack's repository",
+    ),
 }
 
 

@@ -73,7 +73,7 @@ def _load_encoder(model_id: str) -> VisionEncoder:
         put = "Connect Load CLIP Vision with it, or put" if ENCODERS[model_id].family == "clip" else "Put"
         raise LoRWebError(
             f"The image encoder {model_id} {problem}. {put} config.json and model.safetensors from "
-            f"https://huggingface.co/{model_id} into {folders[0]}."
+            f"{ENCODERS[model_id].source} into {folders[0]}."
         ) from error
 
 

@@ -40,6 +40,12 @@ def _basis(arguments: argparse.Namespace) -> None:
     train()
 
 
+def _measure(arguments: argparse.Namespace) -> None:
+    from .basis import measure
+
+    measure()
+
+
 def _pairs(arguments: argparse.Namespace) -> None:
     from .pairs import write_pairs
 
@@ -68,6 +74,7 @@ COMMANDS = {
     "encoder": Command("learn the image encoder", _encoder),
     "base": Command("teach the base model edits by words (needs the autoencoder)", _base),
     "basis": Command("learn the basis that is shipped (needs all three)", _basis),
+    "measure": Command("say how the basis that is kept solves analogies", _measure),
     "pairs": Command("write pairs of pictures, grouped by edit, for `python -m lorweb_core train`", _pairs),
     "pipeline": Command("write the base and the autoencoder as a pipeline of diffusers", _pipeline),
     "study": Command("train and measure every variant with every seed (hours; goes on where it was)", _study),

@@ -10,20 +10,37 @@ from lorweb_core.checkpoint import BasisLayer
 from lorweb_core.space.basis_file import write_basis
 
 from . import models, study
-from .analogies import KeptSource, PoolSource
+from .analogies import KeptSource, PoolSource, solve
+from .pool import Pool
 
 STEPS = 1200
 EACH = 24
 """Analogies of each edit."""
 
 
+def measure() -> None:
+    """Say how the basis that is kept does on grids encoded whole: errors of b', and what copying b has."""
+    world, basis = study.shipped((8, 8, 48))
+    for name, count in study.COUNTS.items():
+        print(name, study.summary(solve(_source(world, getattr(world, name), 0), basis, world.base, count)), flush=True)
+
+
+def _source(world: study.World, pool: Pool, seed: int) -> PoolSource:
+    variant, batch = study.SHIPPED, study.SETTINGS.batch_size
+    return PoolSource(pool, variant.mode, batch, seed, variant.show_pair, world.embed, world.encode)
+
+
 def train(steps: int = STEPS, seed: int = 0) -> None:
     variant, world = study.SHIPPED, study.open_world((32, 2, 2))
-    batch = study.SETTINGS.batch_size
-    pairs = PoolSource(world.seen, variant.mode, batch, seed, variant.show_pair, world.embed, world.encode)
     torch.manual_seed(seed)
     basis = study.untrained(world, variant)
-    study.train(basis, world, KeptSource(pairs, EACH, seed), replace(study.SETTINGS, steps=steps), "basis")
+    study.train(
+        basis,
+        world,
+        KeptSource(_source(world, world.seen, seed), EACH, seed),
+        replace(study.SETTINGS, steps=steps),
+        "basis",
+    )
     write_basis(
         models.BASIS,
         {name: [layer] for name, layer in basis.published().items()},

@@ -46,7 +46,6 @@ SETTINGS = TrainSettings(
     gradient_checkpointing=False,
 )
 
-
 COUNTS = {"seen": 91, "new_pairs": 104, "new_edits": 48}
 """Analogies that are solved, of which pool."""
 
@@ -128,12 +127,6 @@ def _source(world: World, pool: Pool, variant: Variant, seed: int) -> PoolSource
     return PoolSource(pool, variant.mode, SETTINGS.batch_size, seed, variant.show_pair, world.embed)
 
 
-def _train(world: World, variant: Variant, seed: int, settings: TrainSettings) -> Training:
-    torch.manual_seed(seed)
-    source = _source(world, world.seen, variant, seed)
-    return train(untrained(world, variant), world, source, settings, f"{variant}, seed {seed}")
-
-
 def train(basis: TrainableBasis, world: World, source: Source, settings: TrainSettings, what: str) -> Training:
     """Its hooks stay on the base: `Training.detach` takes them off."""
     training = Training(basis, world.base, source, settings)
@@ -150,18 +143,20 @@ def train(basis: TrainableBasis, world: World, source: Source, settings: TrainSe
 def measure(world: World, variant: Variant, seed: int, settings: TrainSettings = SETTINGS) -> dict:
     """Train one, and solve analogies of seen edits, of new pairs of them, and of new edits."""
     began = time.perf_counter()
-    training = _train(world, variant, seed, settings)
+    torch.manual_seed(seed)
+    basis, source = untrained(world, variant), _source(world, world.seen, variant, seed)
+    training = train(basis, world, source, settings, f"{variant}, seed {seed}")
     trained = time.perf_counter() - began
     told = {"n": variant.n, "rank": variant.rank, "mode": variant.mode, "pair": variant.show_pair, "seed": seed}
-    told |= {"parameters": sum(p.numel() for p in training.basis.parameters()), "seconds": round(trained)}
+    told |= {"parameters": sum(p.numel() for p in basis.parameters()), "seconds": round(trained)}
     for name, count in COUNTS.items():
         source = _source(world, getattr(world, name), variant, seed)
-        told[name] = _summary(solve(source, training.basis, world.base, count))
+        told[name] = summary(solve(source, basis, world.base, count))
     training.detach()
     return told
 
 
-def _summary(solved: Solved) -> dict[str, float]:
+def summary(solved: Solved) -> dict[str, float]:
     return {name: round(getattr(solved, name).mean().item(), 5) for name in ("error", "copying", "follows")}
 
 

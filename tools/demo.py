@@ -61,6 +61,7 @@ def in_comfyui() -> None:
 
 
 def in_diffusers() -> None:
+    import diffusers
     import torch
     from PIL import Image
 
@@ -69,6 +70,7 @@ def in_diffusers() -> None:
     from small_world import base, install, models
     from small_world.pipeline import write_pipeline
 
+    diffusers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         pictures, pipeline = Path(folder), Path(folder, "kontext")
         write_pipeline(pipeline, models.load_transformer(), install.taesd(), silent=True)
