@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import autoencoder, base, edits, encoder, models, study
-from .pool import make_pool
+from . import autoencoder, base, encoder, models, study
 
 
 class Command(NamedTuple):
@@ -27,10 +26,10 @@ def _encoder(arguments: argparse.Namespace) -> None:
 
 
 def _base(arguments: argparse.Namespace) -> None:
-    pool = make_pool(edits.taught_by_words(), 48, 1, models.load_autoencoder())
+    lessons = base.draw_lessons(models.load_autoencoder().encode)
     for cycle in range(arguments.cycle, len(base.CYCLES)):
         transformer = models.load_transformer() if cycle else base.untrained()
-        base.train(transformer.requires_grad_(), pool, cycle)
+        base.train(transformer.requires_grad_(), lessons, cycle)
         models.save(transformer, models.BASE)
 
 
@@ -74,7 +73,7 @@ COMMANDS = {
     "encoder": Command("learn the image encoder", _encoder),
     "base": Command("teach the base model edits by words (needs the autoencoder)", _base),
     "basis": Command("learn the basis that is shipped (needs all three)", _basis),
-    "measure": Command("say how the basis that is kept solves analogies", _measure),
+    "measure": Command("say how the base and the basis that are kept do", _measure),
     "pairs": Command("write pairs of pictures, grouped by edit, for `python -m lorweb_core train`", _pairs),
     "pipeline": Command("write the base and the autoencoder as a pipeline of diffusers", _pipeline),
     "study": Command("train and measure every variant with every seed (hours; goes on where it was)", _study),

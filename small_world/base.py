@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from lorweb_core.training.batch import Text
 from lorweb_core.training.flow_matching import flow_loss, noised
@@ -13,8 +12,8 @@ from lorweb_core.training.flux_velocity import flux_velocity
 
 from .autoencoder import CHANNELS
 from .descent import Descent
-from .edits import SINGLE, Edit
-from .pool import Pool, grid
+from .edits import SINGLE, Edit, taught_by_words
+from .grids import Encode, Grids, draw_pairs, encode_grids
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -24,6 +23,9 @@ TEXT_WIDTH, TEXT_TOKENS = 768, 77
 
 CYCLES = (2500, 4000)
 """Steps of each rise and fall of the learning rate. What the first leaves is kept before the second begins."""
+
+EACH = 80
+"""Grids for each edit that is taught."""
 
 # What b' counts for beside the rest of the grid, which the base need only copy.
 RESULT_WEIGHT = 4.0
@@ -57,29 +59,33 @@ def instruction(edits: list[Edit]) -> Text:
     return Text(tokens, torch.zeros(len(edits), TEXT_WIDTH))
 
 
-def train(model: FluxTransformer2DModel, pool: Pool, cycle: int, batch: int = 32, seed: int = 0) -> None:
-    """One of CYCLES: b' by words, while the pair in the grid shows another edit, for that is a basis's to learn.
+def draw_lessons(encode: Encode, seed: int = 1) -> Grids:
+    """EACH grids for every edit that is taught, one edit after the other; the pair in them shows some other edit.
 
-    Without words b stays as it is. The guidance embedding means nothing: it is told any number.
+    For that pair is a basis's to learn.
+    """
+    random = torch.Generator().manual_seed(seed)
+    told = draw_pairs(taught_by_words(), EACH, random)
+    return encode_grids(encode, told[torch.randperm(len(told), generator=random)], told)
+
+
+def train(model: FluxTransformer2DModel, lessons: Grids, cycle: int, batch: int = 32, seed: int = 0) -> None:
+    """One of CYCLES: b' by words. Without words b stays as it is.
+
+    The guidance embedding means nothing: it is told any number.
     """
     generator = torch.Generator().manual_seed(seed + cycle)
-
-    def pick(count: int) -> Tensor:
-        return torch.randint(count, (batch,), generator=generator)
-
-    edits, k = len(pool.edits), pool.latents.shape[2]
+    taught = taught_by_words()
     what = f"base, cycle {cycle + 1} of {len(CYCLES)}"
     for _ in (descent := Descent(what, model.parameters(), CYCLES[cycle])):
-        told, shown, one, other = pick(edits), pick(edits), pick(k), pick(k)
-        a, a_prime = pool.latents[shown, 0, one], pool.latents[shown, 1, one]
-        b, b_prime = pool.latents[told, 0, other], pool.latents[told, 1, other]
+        which = torch.randint(len(lessons.target), (batch,), generator=generator)
+        target, reference = (latents[which].float() for latents in lessons)
         silent = torch.rand(batch, generator=generator) < 0.1
-        b_prime = torch.where(silent[:, None, None, None], b, b_prime)
-        text = instruction([() if quiet else pool.edits[i] for i, quiet in zip(told, silent, strict=True)])
-        reference, target = grid(a, a_prime, b, b), grid(a, a_prime, b, b_prime)
+        target = torch.where(silent[:, None, None, None], reference, target)
+        told = [() if quiet else taught[row // EACH] for row, quiet in zip(which, silent, strict=True)]
         noise = torch.randn(target.shape, generator=generator)
         t = torch.sigmoid(1.2 * torch.randn(batch, generator=generator) + 0.4)
         guidance = 1 + 3 * torch.rand((), generator=generator).item()
         with torch.autocast("cpu", torch.bfloat16):
-            velocity = flux_velocity(model, noised(target, noise, t), t, reference, text, guidance)
+            velocity = flux_velocity(model, noised(target, noise, t), t, reference, instruction(told), guidance)
         descent.step(flow_loss(velocity, target, noise, torch.ones(batch), RESULT_WEIGHT).mean())

@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from .scenes import COLOURS, FILTERS, SEASONS, SHAPES, TEXTURES, Scenes
+from .scenes import ATTRIBUTES, COLOURS, FILTERS, SEASONS, SHAPES, TEXTURES, Scenes, draw_scenes
 
 Edit = tuple[str, ...]
 """One or two names of SINGLE."""
@@ -70,3 +70,14 @@ def edit_scenes(scenes: Scenes, edit: Edit) -> Scenes:
         attribute, value = SINGLE[name]
         changed[attribute] = torch.full_like(getattr(scenes, attribute), value)
     return replace(scenes, **changed)
+
+
+def scenes_for(edit: Edit, n: int, generator: torch.Generator) -> Scenes:
+    """Random scenes in which each part of the edit changes something."""
+    scenes = draw_scenes(n, generator)
+    for name in edit:
+        attribute, value = SINGLE[name]
+        other = torch.randint(1, ATTRIBUTES[attribute], (n,), generator=generator)
+        has = getattr(scenes, attribute)
+        scenes = replace(scenes, **{attribute: torch.where(has == value, (value + other) % ATTRIBUTES[attribute], has)})
+    return scenes

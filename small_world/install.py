@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import autoencoder, models
-from .edits import Edit, edit_scenes
-from .pool import scenes_for
-from .scenes import SIDE, render
+from .edits import Edit
+from .grids import draw_pairs
+from .scenes import SIDE
 
 MEGAPIXELS = (2 * SIDE) ** 2 / 1024**2
 """Of a grid of scenes."""
@@ -59,11 +59,9 @@ def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[s
     generator = torch.Generator().manual_seed(seed)
     names = ["-".join(edit) for edit in chosen]
     for name, edit in zip(names, chosen, strict=True):
-        scenes = scenes_for(edit, 2, generator)
-        before, after = render(scenes), render(edit_scenes(scenes, edit))
-        for what, picture in {"a": before[0], "a_prime": after[0], "b": before[1], "truth": after[1]}.items():
-            levels = (picture * 255).round().byte().movedim(0, -1)
-            Image.fromarray(levels.numpy()).save(folder / f"{name}-{what}.png")
+        pictures = draw_pairs([edit], 2, generator).flatten(0, 1).movedim(1, -1)
+        for what, picture in zip(("a", "a_prime", "b", "truth"), pictures, strict=True):
+            Image.fromarray(picture.numpy()).save(folder / f"{name}-{what}.png")
     return names
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lorweb_core.encoder import load_encoder
+from lorweb_core.encoder import VisionEncoder, load_encoder
 from lorweb_core.training.flux_base import FluxBase
 
 from . import base, encoder
@@ -17,7 +17,6 @@ from .autoencoder import TinyAutoencoder
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
-    from transformers import CLIPVisionModelWithProjection
 
 FOLDER = Path(__file__).parent / "models"
 AUTOENCODER = FOLDER / "autoencoder.safetensors"
@@ -37,11 +36,11 @@ def _load(model: nn.Module, path: Path) -> nn.Module:
 
 
 def load_autoencoder() -> TinyAutoencoder:
-    return _load(TinyAutoencoder(), AUTOENCODER)
+    return _load(TinyAutoencoder(), AUTOENCODER).to(memory_format=torch.channels_last)
 
 
-def load_vision() -> CLIPVisionModelWithProjection:
-    return load_encoder(ENCODER).float().requires_grad_(False)
+def load_vision() -> VisionEncoder:
+    return VisionEncoder.from_transformers(load_encoder(ENCODER).float().requires_grad_(False))
 
 
 def load_transformer() -> FluxTransformer2DModel:

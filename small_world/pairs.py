@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from .edits import edit_scenes, split
-from .pool import scenes_for
+from .edits import split
+from .grids import draw_pairs
 from .progress import Steps
-from .scenes import render
 
 
 def write_pairs(folder: Path, k: int = 8, seed: int = 20) -> None:
@@ -24,10 +23,8 @@ def write_pairs(folder: Path, k: int = 8, seed: int = 20) -> None:
     named = {"-".join(edit): edit for edit in seen} | {f"new-{'-'.join(edit)}": edit for edit in new_pairs + new_edits}
     for index in (progress := Steps("pairs", len(named))):
         name, edit = list(named.items())[index]
-        scenes = scenes_for(edit, k, generator)
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for when, pictures in {"before": render(scenes), "after": render(edit_scenes(scenes, edit))}.items():
-            levels = (pictures * 255).round().byte().movedim(1, -1)
-            for number, picture in enumerate(levels):
+        for number, pair in enumerate(draw_pairs([edit], k, generator).movedim(2, -1)):
+            for when, picture in zip(("before", "after"), pair, strict=True):
                 Image.fromarray(picture.numpy()).save(folder / name / f"{number}_{when}.png")
         progress.show(pairs=(index + 1) * k)

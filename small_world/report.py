@@ -19,11 +19,9 @@ _TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def write_report() -> None:
-    rows = read()
-    found = {name: [row for row in rows if row["variant"] == name] for name in VARIANTS}
-    found = {name: of for name, of in found.items() if of}
+    found = by_variant(read())
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(_TABLE.sub(lambda marks: f"{marks[1]}{_table(found)}{marks[2]}", page), encoding="utf-8")
+    PAGE.write_text(_TABLE.sub(lambda marks: f"{marks[1]}{table(found)}{marks[2]}", page), encoding="utf-8")
     for measure, label in {"error": "mean squared error of b'", "follows": "cosine of a to a' and b to b'"}.items():
         groups = {
             name: {told: spread([row[pool][measure] for row in of]) for pool, told in POOLS.items()}
@@ -34,12 +32,17 @@ def write_report() -> None:
         _save(chart, DOCS / f"small_world_{measure}.png")
 
 
+def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
+    found = {name: [row for row in rows if row["variant"] == name] for name in VARIANTS}
+    return {name: of for name, of in found.items() if of}
+
+
 def spread(values: list[float]) -> tuple[float, float]:
     """Mean, and standard deviation over the seeds."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def _table(found: dict[str, list[dict]]) -> str:
+def table(found: dict[str, list[dict]]) -> str:
     copying = {pool: mean(row[pool]["copying"] for of in found.values() for row in of) for pool in POOLS}
     lines = [
         "| N × r | values | seeds | " + " | ".join(f"{told}: error | follows" for told in POOLS.values()) + " |",

@@ -8,35 +8,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
+from lorweb_core.encoder import VisionEncoder
 from lorweb_core.query import QUERY_MODES
-from lorweb_core.training.batch import Source
 from lorweb_core.training.flux_base import FluxBase
 from lorweb_core.training.settings import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Step, Training
 
 from . import edits, encoder, models
-from .analogies import Embed, PoolSource, Solved, solve
-from .pool import Pool, make_pool
+from .analogies import Analogies, Drawn, draw_analogies, queries, solve
+from .edits import Edit
 from .progress import Steps
-from .scenes import SIDE
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world.jsonl"
 KEYS = 32
 SEEDS = (0, 1, 2)
 SETTINGS = TrainSettings(
     batch_size=24,
-    steps=300,
     optimizer="adamw",
     lr=5e-3,
     lr_scheduler="onecycle",
@@ -46,8 +44,23 @@ SETTINGS = TrainSettings(
     gradient_checkpointing=False,
 )
 
-COUNTS = {"seen": 91, "new_pairs": 104, "new_edits": 48}
-"""Analogies that are solved, of which pool."""
+
+class Pool(NamedTuple):
+    """Which analogies: of what edits, how many of each, drawn from which seed."""
+
+    edits: list[Edit]
+    each: int
+    seed: int
+
+
+_SEEN, _NEW_PAIRS, _NEW_EDITS = edits.split()
+POOLS = {
+    "trained": Pool(_SEEN, 24, 10),
+    "seen": Pool(_SEEN[:91], 1, 11),
+    "new_pairs": Pool(_NEW_PAIRS, 2, 12),
+    "new_edits": Pool(_NEW_EDITS, 16, 13),
+}
+SOLVED = ("seen", "new_pairs", "new_edits")
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class Variant:
     rank: int
     mode: str = "ca'-ca"
     show_pair: bool = True
+    steps: int = 300
 
     @property
     def config(self) -> BasisConfig:
@@ -68,7 +82,8 @@ class Variant:
         )
 
 
-SHIPPED = Variant(16, 1)
+LONG = 1200
+SHIPPED = Variant(16, 1, steps=LONG)
 VARIANTS = {
     "1 × 16": Variant(1, 16),
     "4 × 4": Variant(4, 4),
@@ -78,6 +93,10 @@ VARIANTS = {
     "16 × 1, caa'b": Variant(16, 1, "caa'b"),
     "16 × 1, no pair": Variant(16, 1, show_pair=False),
     "1 × 16, no pair": Variant(1, 16, show_pair=False),
+    "1 × 16, long": Variant(1, 16, steps=LONG),
+    "16 × 1, long": SHIPPED,
+    "16 × 1, cat-aa'b, long": Variant(16, 1, "cat-aa'b", steps=LONG),
+    "16 × 1, caa'b, long": Variant(16, 1, "caa'b", steps=LONG),
 }
 
 
@@ -85,52 +104,41 @@ class World(NamedTuple):
     """What all runs have in common."""
 
     base: FluxBase
-    embed: Embed
-    encode: Callable[[Tensor], Tensor]
-    """Pictures or grids (n, 3, h, w) in 0–1 → latents."""
-    seen: Pool
-    new_pairs: Pool
-    new_edits: Pool
+    encoder: VisionEncoder
+    analogies: Callable[[str, bool], Analogies]
+    """By name, one of POOLS, with the pair in the grid or without; the same ones each time."""
 
 
-def open_world(pairs: tuple[int, int, int] = (64, 8, 48)) -> World:
-    """pairs: how many of each seen edit, new pair and new edit."""
-    autoencoder, vision = models.load_autoencoder(), models.load_vision()
+def open_world() -> World:
+    autoencoder = models.load_autoencoder()
 
-    @torch.no_grad()
-    def embed(pictures: Tensor) -> Tensor:
-        if pictures.shape[-1] != SIDE:
-            pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
-        return vision(pixel_values=encoder.squares(pictures)).image_embeds
+    @cache
+    def analogies(name: str, show_pair: bool) -> Analogies:
+        pool = POOLS[name]
+        return draw_analogies(pool.edits, pool.each, pool.seed, autoencoder.encode, show_pair)
 
-    pools = [
-        make_pool(chosen, k, seed, autoencoder, vision)
-        for seed, (chosen, k) in enumerate(zip(edits.split(), pairs, strict=True), 10)
-    ]
-    return World(models.load_base(autoencoder), embed, autoencoder.encode, *pools)
+    return World(models.load_base(autoencoder), models.load_vision(), analogies)
 
 
-def shipped(pairs: tuple[int, int, int]) -> tuple[World, TrainableBasis]:
-    """The world and the basis that is kept in `models/`, on its base."""
-    world = open_world(pairs)
+def shipped(world: World) -> TrainableBasis:
+    """The basis that is kept in `models/`, on the world's base."""
     basis = untrained(world, SHIPPED)
     basis.load(load_basis(models.BASIS).layers)
     basis.attach(world.base.model, world.base.linears)
-    return world, basis
+    return basis
 
 
 def untrained(world: World, variant: Variant) -> TrainableBasis:
     return TrainableBasis(world.base.shapes, variant.config, QUERY_MODES[variant.mode].width(encoder.SPEC))
 
 
-def _source(world: World, pool: Pool, variant: Variant, seed: int) -> PoolSource:
-    return PoolSource(pool, variant.mode, SETTINGS.batch_size, seed, variant.show_pair, world.embed)
-
-
-def train(basis: TrainableBasis, world: World, source: Source, settings: TrainSettings, what: str) -> Training:
+def train(basis: TrainableBasis, world: World, variant: Variant, seed: int) -> Training:
     """Its hooks stay on the base: `Training.detach` takes them off."""
+    settings = replace(SETTINGS, steps=variant.steps)
+    analogies = world.analogies("trained", variant.show_pair)
+    source = Drawn(analogies, queries(analogies, variant.mode, world.encoder), settings.batch_size, seed)
     training = Training(basis, world.base, source, settings)
-    progress = Steps(what, settings.steps)
+    progress = Steps(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", settings.steps)
 
     def show(step: Step) -> None:
         progress.step = step.number - 1
@@ -140,23 +148,27 @@ def train(basis: TrainableBasis, world: World, source: Source, settings: TrainSe
     return training
 
 
-def measure(world: World, variant: Variant, seed: int, settings: TrainSettings = SETTINGS) -> dict:
+def measure(world: World, variant: Variant, seed: int) -> dict:
     """Train one, and solve analogies of seen edits, of new pairs of them, and of new edits."""
-    began = time.perf_counter()
     torch.manual_seed(seed)
-    basis, source = untrained(world, variant), _source(world, world.seen, variant, seed)
-    training = train(basis, world, source, settings, f"{variant}, seed {seed}")
-    trained = time.perf_counter() - began
+    basis = untrained(world, variant)
+    began = time.perf_counter()
+    training = train(basis, world, variant, seed)
     told = {"n": variant.n, "rank": variant.rank, "mode": variant.mode, "pair": variant.show_pair, "seed": seed}
-    told |= {"parameters": sum(p.numel() for p in basis.parameters()), "seconds": round(trained)}
-    for name, count in COUNTS.items():
-        source = _source(world, getattr(world, name), variant, seed)
-        told[name] = summary(solve(source, basis, world.base, count))
+    told |= {"parameters": sum(p.numel() for p in basis.parameters()), "seconds": round(time.perf_counter() - began)}
+    told |= solve_pools(world, variant, basis)
     training.detach()
     return told
 
 
-def summary(solved: Solved) -> dict[str, float]:
+def solve_pools(world: World, variant: Variant, basis: TrainableBasis) -> dict[str, dict[str, float]]:
+    """Of each pool that is solved: errors of b', what copying b has, and how b' follows a'."""
+    return {name: tell(world, variant, basis, world.analogies(name, variant.show_pair)) for name in SOLVED}
+
+
+def tell(world: World, variant: Variant, basis: TrainableBasis, analogies: Analogies) -> dict[str, float]:
+    asked = queries(analogies, variant.mode, world.encoder)
+    solved = solve(analogies, asked, basis, world.base, world.encoder)
     return {name: round(getattr(solved, name).mean().item(), 5) for name in ("error", "copying", "follows")}
 
 
@@ -164,7 +176,8 @@ def run(only: Iterable[str] = (), worker: int = 0, workers: int = 1, results: Pa
     """All that is not in `results` yet; of several workers each does its share, on one core."""
     torch.set_num_threads(1)
     done = {(row["variant"], row["seed"]) for row in read(results)}
-    jobs = [(name, seed) for seed in SEEDS for name in (only or VARIANTS)]
+    # The short ones first.
+    jobs = sorted(product(only or VARIANTS, SEEDS), key=lambda job: (VARIANTS[job[0]].steps, job[1]))
     mine = [job for job in jobs[worker::workers] if job not in done]
     world = open_world()
     for name, seed in mine:

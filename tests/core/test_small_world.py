@@ -3,16 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from small_world import edits, install, models, study
-from small_world.analogies import PoolSource, solve
-from small_world.pool import make_pool, scenes_for
+from small_world import edits, install, models, report, study
+from small_world.grids import draw_pairs, encode_grids, quarter
 from small_world.scenes import SIDE, draw_scenes, render
 
 SHIPPED_BYTES = 12e6
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
+def generator(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def test_scenes_come_from_their_seed():
 
 @pytest.mark.parametrize("edit", [edit for group in edits.all_edits() for edit in group[::7]], ids="-".join)
 def test_an_edit_shows_in_every_scene_that_is_drawn_for_it(edit):
-    scenes = scenes_for(edit, 16, generator())
+    scenes = edits.scenes_for(edit, 16, generator())
     change = (render(edits.edit_scenes(scenes, edit)) - render(scenes)).abs().amax((1, 2, 3))
     # A tilted circle without texture or face looks as before; all else shows.
     unseen = (change < 0.05).sum()
@@ -66,21 +65,36 @@ def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
     assert (decoded - pictures).square().mean() < 0.005
 
 
-def test_the_shipped_basis_makes_pairs_of_edits_that_it_has_never_seen(autoencoder):
-    world, basis = study.shipped((2, 8, 2))
-    # Grids encoded whole, as at inference.
-    source = PoolSource(world.new_pairs, study.SHIPPED.mode, 26, 0, True, world.embed, world.encode)
-    solved = solve(source, basis, world.base, count=26)
-    assert solved.error.mean() < 0.5 * solved.copying.mean()
-    assert solved.follows.mean() > 0.3
+def test_the_shipped_basis_makes_pairs_of_edits_that_it_has_never_seen(monkeypatch):
+    _, new_pairs, _ = edits.split()
+    monkeypatch.setattr(study, "POOLS", {"new pairs": study.Pool(new_pairs[::2], 1, 5)})
+    monkeypatch.setattr(study, "SOLVED", ("new pairs",))
+    world = study.open_world()
+    solved = study.solve_pools(world, study.SHIPPED, study.shipped(world))["new pairs"]
+    assert solved["error"] < 0.5 * solved["copying"]
+    assert solved["follows"] > 0.3
 
 
-def test_a_pool_holds_what_its_pictures_show(autoencoder):
-    pool = make_pool([("red",), ("blur", "sun")], 3, 5, autoencoder)
-    assert pool.pictures.shape == (2, 2, 3, 3, SIDE, SIDE)
-    with torch.no_grad():
-        again = autoencoder.encode(pool.pictures[1, 1, 2:].float() / 255)
-    assert torch.allclose(pool.latents[1, 1, 2:], again, atol=1e-5)
+def test_what_is_solved_is_never_what_was_trained_on():
+    seeds = [pool.seed for pool in study.POOLS.values()]
+    assert len(set(seeds)) == len(seeds)
+    trained, seen = (
+        draw_pairs(study.POOLS[name].edits[:3], 4, generator(study.POOLS[name].seed)) for name in ("trained", "seen")
+    )
+    assert not any(torch.equal(one, other) for one in trained for other in seen)
+
+
+def test_grids_hold_their_pictures_and_are_encoded_whole(autoencoder):
+    shown, told = draw_pairs([("red",), ("blur", "sun")], 6, generator()).unflatten(0, (-1, 2)).unbind(1)
+    grids = encode_grids(autoencoder.encode, shown, told)
+    assert grids.target.shape == grids.reference.shape == (6, 16, SIDE // 4, SIDE // 4)
+    decoded = [autoencoder.decode(latents.float()) for latents in grids]
+    for grid, last in zip(decoded, told.float().div(255).flip(1).unbind(1), strict=True):
+        assert (quarter(grid) - last).square().mean() < 0.01
+        assert (grid[..., :SIDE, SIDE:] - shown[:, 1] / 255).square().mean() < 0.01
+    # Over the seams: b' is seen in what b, beside it, is encoded as.
+    beside = (grids.target - grids.reference)[..., SIDE // 8 :, : SIDE // 8]
+    assert beside[..., -1].abs().max() > 0.1
 
 
 def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
@@ -93,3 +107,7 @@ def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
     tokens, pooled, _ = pipeline.encode_prompt("make it red", None, max_sequence_length=77)
     assert tokens.shape == (1, 77, 768)
     assert not tokens.any() and not pooled.any()
+
+
+def test_the_page_has_the_table_of_what_the_study_found():
+    assert report.table(report.by_variant(study.read())) in report.PAGE.read_text(encoding="utf-8")
