@@ -8,13 +8,14 @@ from lorweb_core.checkpoint import BasisLayer
 from lorweb_core.space.basis_file import write_basis
 
 from . import models, study
+from .world import SOLVED, open_world
 
 
 def measure() -> None:
     """Say how the base that is kept does when it is told the edits, and the basis when it is shown them."""
-    variant, world = study.SHIPPED, study.open_world()
+    variant, world = study.SHIPPED, open_world()
     nothing = study.untrained(world, variant)
-    for name in study.SOLVED:
+    for name in SOLVED:
         told = world.analogies(name, variant.show_pair)._replace(by_words=True)
         print("base,", name, study.tell(world, variant, nothing, told), flush=True)
     for name, told in study.solve_pools(world, variant, study.shipped(world)).items():
@@ -22,7 +23,7 @@ def measure() -> None:
 
 
 def train(seed: int = 0) -> None:
-    variant, world = study.SHIPPED, study.open_world()
+    variant, world = study.SHIPPED, open_world()
     torch.manual_seed(seed)
     basis = study.untrained(world, variant)
     study.train(basis, world, variant, seed)

@@ -7,28 +7,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
-from lorweb_core.encoder import VisionEncoder
 from lorweb_core.query import QUERY_MODES
-from lorweb_core.training.flux_base import FluxBase
 from lorweb_core.training.settings import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Step, Training
 
-from . import edits, encoder, models
-from .analogies import Analogies, Drawn, draw_analogies, queries, solve
-from .edits import Edit
+from . import encoder, models
+from .analogies import Analogies, Drawn, queries, solve
 from .progress import Steps
+from .world import SOLVED, World, open_world
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world.jsonl"
 KEYS = 32
@@ -43,24 +39,6 @@ SETTINGS = TrainSettings(
     result_weight=4.0,
     gradient_checkpointing=False,
 )
-
-
-class Pool(NamedTuple):
-    """Which analogies: of what edits, how many of each, drawn from which seed."""
-
-    edits: list[Edit]
-    each: int
-    seed: int
-
-
-_SEEN, _NEW_PAIRS, _NEW_EDITS = edits.split()
-POOLS = {
-    "trained": Pool(_SEEN, 24, 10),
-    "seen": Pool(_SEEN[:91], 1, 11),
-    "new_pairs": Pool(_NEW_PAIRS, 2, 12),
-    "new_edits": Pool(_NEW_EDITS, 16, 13),
-}
-SOLVED = ("seen", "new_pairs", "new_edits")
 
 
 @dataclass(frozen=True)
@@ -98,26 +76,6 @@ VARIANTS = {
     "16 × 1, cat-aa'b, long": Variant(16, 1, "cat-aa'b", steps=LONG),
     "16 × 1, caa'b, long": Variant(16, 1, "caa'b", steps=LONG),
 }
-
-
-class World(NamedTuple):
-    """What all runs have in common."""
-
-    base: FluxBase
-    encoder: VisionEncoder
-    analogies: Callable[[str, bool], Analogies]
-    """By name, one of POOLS, with the pair in the grid or without; the same ones each time."""
-
-
-def open_world() -> World:
-    autoencoder = models.load_autoencoder()
-
-    @cache
-    def analogies(name: str, show_pair: bool) -> Analogies:
-        pool = POOLS[name]
-        return draw_analogies(pool.edits, pool.each, pool.seed, autoencoder.encode, show_pair)
-
-    return World(models.load_base(autoencoder), models.load_vision(), analogies)
 
 
 def shipped(world: World) -> TrainableBasis:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from small_world import edits, install, models, report, study
+from small_world import edits, install, models, report, study, world
+from small_world.analogies import draw_analogies
 from small_world.grids import draw_pairs, encode_grids, quarter
 from small_world.scenes import SIDE, draw_scenes, render
 
@@ -65,21 +66,20 @@ def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
     assert (decoded - pictures).square().mean() < 0.005
 
 
-def test_the_shipped_basis_makes_pairs_of_edits_that_it_has_never_seen(monkeypatch):
+def test_the_shipped_basis_makes_pairs_of_edits_that_it_has_never_seen(autoencoder):
     _, new_pairs, _ = edits.split()
-    monkeypatch.setattr(study, "POOLS", {"new pairs": study.Pool(new_pairs[::2], 1, 5)})
-    monkeypatch.setattr(study, "SOLVED", ("new pairs",))
-    world = study.open_world()
-    solved = study.solve_pools(world, study.SHIPPED, study.shipped(world))["new pairs"]
+    analogies = draw_analogies(new_pairs[::2], 1, 5, autoencoder.encode)
+    here = world.open_world()
+    solved = study.tell(here, study.SHIPPED, study.shipped(here), analogies)
     assert solved["error"] < 0.5 * solved["copying"]
     assert solved["follows"] > 0.3
 
 
 def test_what_is_solved_is_never_what_was_trained_on():
-    seeds = [pool.seed for pool in study.POOLS.values()]
+    seeds = [pool.seed for pool in world.POOLS.values()]
     assert len(set(seeds)) == len(seeds)
     trained, seen = (
-        draw_pairs(study.POOLS[name].edits[:3], 4, generator(study.POOLS[name].seed)) for name in ("trained", "seen")
+        draw_pairs(world.POOLS[name].edits[:3], 4, generator(world.POOLS[name].seed)) for name in ("trained", "seen")
     )
     assert not any(torch.equal(one, other) for one in trained for other in seen)
 
