@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import parity
@@ -56,8 +57,8 @@ def encoder(host):
 def train(host, encoder, vae, pictures, request):
     """The node as the host calls it, small and short."""
 
-    def train(model, **given):
-        tensors = parity.load_parity()
+    def train(model, text=None, **given):
+        tensors = text or parity.load_parity()
         positive = [[tensors["txt"].float(), {"pooled_output": tensors["pooled"].float(), "guidance": 2.5}]]
         widgets = {i.id: i.default for i in host.node("LoRWeBTrainBasis").GET_SCHEMA().inputs if hasattr(i, "default")}
         small = {
@@ -215,40 +216,45 @@ FORMATS = {
     "mxfp8": 0.003,
     "nvfp4": 0.03,
     "int8": 0.001,
+    "GGUF Q8_0": 0.001,
+    "GGUF Q4_0": 0.03,
 }
 
 
+@pytest.fixture
+def in_format(host) -> Callable:
+    """A small FLUX as a MODEL in the format asked for, all Linears of its blocks; always of the same weights."""
+
+    def load(name: str):
+        weights = {
+            key: t.float() if "blocks." in key and t.ndim == 2 else t
+            for key, t in quantized.random_flux(SMALL_FLUX).items()
+        }
+        try:
+            return quantized.FORMATS[name](weights, host.models)
+        except quantized.NotHere as missing:
+            pytest.skip(str(missing))
+
+    return load
+
+
 @pytest.mark.parametrize("name", FORMATS)
-def test_gradients_go_through_quantized_weights(host, loss_of, name):
-    weights = {
-        key: t.float() if "blocks." in key and t.ndim == 2 else t
-        for key, t in quantized.random_flux(SMALL_FLUX).items()
-    }
+def test_gradients_go_through_quantized_weights(in_format, loss_of, name):
     sizes = {"latent": (1, 16, 8, 8), "reference": (1, 16, 8, 8), "txt": (1, 7, 64), "pooled": (1, 768)}
     generator = torch.Generator().manual_seed(3)
     inputs = {key: torch.randn(size, generator=generator) for key, size in sizes.items()}
 
     def gradients(form: str) -> torch.Tensor:
-        with loss_of(quantized.FORMATS[form](dict(weights), host.models), inputs, True) as (loss, parameters):
+        with loss_of(in_format(form), inputs, True) as (loss, parameters):
             return torch.cat([g.flatten() for g in torch.autograd.grad(loss(), parameters)]).double()
 
-    try:
-        found = gradients(name)
-    except quantized.NotHere as missing:
-        pytest.skip(str(missing))
+    found = gradients(name)
     assert 1 - torch.cosine_similarity(found, gradients("bfloat16"), dim=0).item() < FORMATS[name]
 
 
 @pytest.mark.parametrize("name", ["convrot_w4a4", "asym_w4a8_int8"])
-def test_a_format_without_gradients_is_refused(host, train, name):
-    weights = {
-        key: t.float() if "blocks." in key and t.ndim == 2 else t
-        for key, t in quantized.random_flux(SMALL_FLUX).items()
-    }
-    try:
-        model = quantized.FORMATS[name](weights, host.models)
-    except quantized.NotHere as missing:
-        pytest.skip(str(missing))
+def test_a_format_without_gradients_is_refused(host, in_format, train, name):
+    model = in_format(name)
     with pytest.raises(host.core.LoRWebError, match=f"stored as {name}, .* no gradients"):
         train(model)
 
@@ -305,6 +311,16 @@ def test_a_model_in_8_bits_trains(load_flux, train):
     train(model, steps=2)
     after = model.model.diffusion_model.state_dict()
     assert all(torch.equal(after[name].view(torch.uint8), before[name].view(torch.uint8)) for name in before)
+
+
+def test_a_model_of_gguf_trains(in_format, train):
+    model = in_format("GGUF Q4_0")
+    # Its state_dict has stand-ins without values.
+    stored = [values.as_subclass(torch.Tensor) for values in model.model.diffusion_model.parameters()]
+    before = [values.clone() for values in stored]
+    basis, *_ = train(model, {"txt": torch.randn(1, 7, 64), "pooled": torch.randn(1, 768)}, steps=2)
+    assert all(map(torch.equal, stored, before))
+    assert any(layer.B.any() for layer in basis.layers.values())
 
 
 @pytest.mark.parametrize(
