@@ -35,7 +35,7 @@ class Analogies(NamedTuple):
     edits: list[Edit]
     shown: Tensor
     """(a, a') as `draw_pairs` gives them."""
-    told: Tensor
+    asked: Tensor
     """(b, b')"""
     grids: Grids
     by_words: bool = False
@@ -53,16 +53,16 @@ class Analogies(NamedTuple):
 def draw_analogies(edits: Sequence[Edit], each: int, seed: int, encode: Encode, show_pair: bool = True) -> Analogies:
     """show_pair: whether the grid has the pair in it, or b in its place; the query is of the pair all the same."""
     pairs = draw_pairs(edits, 2 * each, torch.Generator().manual_seed(seed))
-    shown, told = pairs[::2], pairs[1::2]
-    in_grid = shown if show_pair else told[:, :1].expand_as(told)
-    return Analogies([edit for edit in edits for _ in range(each)], shown, told, encode_grids(encode, in_grid, told))
+    shown, asked = pairs[::2], pairs[1::2]
+    in_grid = shown if show_pair else asked[:, :1].expand_as(asked)
+    return Analogies([edit for edit in edits for _ in range(each)], shown, asked, encode_grids(encode, in_grid, asked))
 
 
 def queries(analogies: Analogies, mode: str, encoder: VisionEncoder) -> Tensor:
     """(n, k, E)"""
     made = []
-    for shown, told in zip(analogies.shown.split(TOGETHER), analogies.told.split(TOGETHER), strict=True):
-        pairs, others = (floats(pictures).movedim(2, -1) for pictures in (shown, told))
+    for shown, asked in zip(analogies.shown.split(TOGETHER), analogies.asked.split(TOGETHER), strict=True):
+        pairs, others = (floats(pictures).movedim(2, -1) for pictures in (shown, asked))
         triplets = [Triplet([(a, a_prime)], b) for (a, a_prime), (b, _) in zip(pairs, others, strict=True)]
         made.append(encode_queries(encoder, triplets, mode))
     return torch.cat(made)
@@ -107,7 +107,7 @@ def solve(
         ]
     )
     made = quarter(made.movedim(-1, 1)).clamp(0, 1)
-    (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.shown, analogies.told))
+    (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.shown, analogies.asked))
 
     def change(before: Tensor, after: Tensor) -> Tensor:
         seen = encoder.embed([*before.movedim(1, -1), *after.movedim(1, -1)])[:, 0]

@@ -37,13 +37,13 @@ def draw_pairs(edits: Sequence[Edit], each: int, random: torch.Generator) -> Ten
 
 
 @torch.no_grad()
-def encode_grids(encode: Encode, shown: Tensor, told: Tensor) -> Grids:
+def encode_grids(encode: Encode, shown: Tensor, asked: Tensor) -> Grids:
     """(a, a') and (b, b') of n analogies, as `draw_pairs` gives them → latents of their grids.
 
     Not put together from the latents of four pictures, which are others: in a grid the autoencoder sees over the seams.
     """
     made = []
-    for (a, a_prime), (b, b_prime) in zip(_parts(shown), _parts(told), strict=True):
+    for (a, a_prime), (b, b_prime) in zip(_parts(shown), _parts(asked), strict=True):
         # Half the time; off by 2e-5 of a variance of 0.8.
         with torch.autocast("cpu", torch.bfloat16):
             made.append([encode(grid(a, a_prime, b, last)).half() for last in (b_prime, b)])
