@@ -47,25 +47,29 @@ def bar_chart(
     def height(value: float) -> float:
         return top + (1 - axis.place(value)) * PLOT
 
+    # Over every bar or over none: a number over some would seem to say something of these.
+    means = [number(mean) for bars in groups.values() for mean, _ in bars.values()]
+    written = all(canvas.text_width(text, SMALL) <= bar + 2 for text in means)
     for index, (label, bars) in enumerate(groups.items()):
         left = LEFT + GAP / 2 + index * (group + GAP) + (group - bar * len(names)) / 2
         for place, name in enumerate(names):
             if name in bars:
-                _draw_bar(canvas, left + place * bar, bar, *bars[name], height, colours[name])
+                _draw_bar(canvas, left + place * bar, bar, *bars[name], height, colours[name], written)
         middle = left + bar * len(names) / 2
         for line, text in enumerate(wrapped(canvas, label, group + GAP - 6, SMALL + 1)):
             canvas.text((middle, top + PLOT + 10 + 17 * line), text, SMALL + 1, anchor="ma")
     return canvas.tensor()
 
 
-def _draw_bar(canvas: Canvas, left: float, width: int, mean: float, spread: float, height, colour) -> None:
-    """height: from a value to its pixel. The mean is written over the bar where there is room."""
+def _draw_bar(
+    canvas: Canvas, left: float, width: int, mean: float, spread: float, height, colour, written: bool
+) -> None:
+    """height: from a value to its pixel. written: with the mean in figures over the bar."""
     zero, end, middle = height(0), height(mean), left + width / 2
     canvas.box((round(left) + 1, round(min(zero, end))), width - 3, max(1, round(abs(zero - end))), colour)
     low, high = height(mean - spread), height(mean + spread)
     if spread:
         for line in ([(middle, low), (middle, high)], *([(middle - 4, y), (middle + 4, y)] for y in (low, high))):
             canvas.line(line, canvas.theme.text)
-    text = number(mean)
-    if canvas.text_width(text, SMALL) <= width + 2:
-        canvas.text((middle, min(zero, end, high) - 4), text, SMALL, canvas.theme.text, "ms")
+    if written:
+        canvas.text((middle, min(zero, end, high) - 4), number(mean), SMALL, canvas.theme.text, "ms")
