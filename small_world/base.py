@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TEXT_WIDTH, TEXT_TOKENS = 768, 77
 """Of CLIP-L, which ComfyUI gives this model."""
 
-CYCLES = (2500, 4000)
+CYCLES = (2500, 4000, 6000)
 """Steps of each rise and fall of the learning rate. What the first leaves is kept before the second begins."""
 
 EACH = 80
