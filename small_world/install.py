@@ -35,7 +35,7 @@ def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
     silent = {name: torch.zeros_like(t) if "final_layer_norm" in name else t for name, t in text_encoder.items()}
     files = {
         "diffusion_models": _floats(models.BASE),
-        "vae": autoencoder.full(load_file(models.AUTOENCODER)),
+        "vae": taesd(),
         "text_encoders": silent,
         "lorweb": load_file(models.BASIS),
     }
