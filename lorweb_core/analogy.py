@@ -7,8 +7,9 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from .grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
 from .mixture import Mixture
 from .query import encode_query
 from .routing import Tokens
-from .runtime import Attachment, PackedBasis, Part
+from .runtime import PackedBasis, Part, RuntimeMixture
 from .triplet import rgb_image
 
 if TYPE_CHECKING:
@@ -125,19 +126,24 @@ def merge(transformer: FluxTransformer2DModel, mixture: Mixture, strength: float
 
 def attach(
     transformer: FluxTransformer2DModel, mixture: Mixture, strength: float, reference: Size, device: torch.device
-) -> Attachment:
-    """Add the mixture in the forward pass, as an activation-routed basis needs it, until the Attachment is removed.
+) -> None:
+    """Let the transformer add the mixture in its forward passes, as an activation-routed basis needs it.
 
-    reference: of the grid that the pipeline gives the model as reference. device: where the model will run.
+    reference: size of the grid that the pipeline gives the model as reference, in pixels. device: where the model will
+    run. Call it before offloading is enabled, which wraps the forward pass too.
     """
     linears = {name.removeprefix("transformer."): [Part(name, 0)] for name in _check_layers(transformer, mixture.basis)}
     packed = PackedBasis(mixture.basis, linears, transformer.dtype).to(device)
+    runtime, forward = RuntimeMixture(mixture, strength), transformer.forward
     references = (reference.height // MULTIPLE) * (reference.width // MULTIPLE)
 
-    def read_tokens(model: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[int, Tokens]:
-        return len(kwargs["hidden_states"]), Tokens(kwargs["encoder_hidden_states"].shape[1], references)
+    @wraps(forward)
+    def mixed(*, hidden_states: Tensor, encoder_hidden_states: Tensor, **inputs: Any) -> Any:
+        tokens = Tokens(encoder_hidden_states.shape[1], references)
+        with runtime.attached(transformer, packed, len(hidden_states), tokens):
+            return forward(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, **inputs)
 
-    return Attachment(transformer, mixture, packed, strength, read_tokens)
+    transformer.forward = mixed
 
 
 def _check_layers(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict[str, Tensor]:

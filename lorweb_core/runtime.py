@@ -6,7 +6,8 @@ have coefficients of its own, and an activation-routed basis new ones at every s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -27,10 +28,6 @@ class Part(NamedTuple):
     layer: str
     start: int
     """Where its output begins in the Linear's."""
-
-
-ReadTokens = Callable[[nn.Module, tuple, dict], tuple[int, Tokens]]
-"""From a model and the arguments of its forward: how many pictures it samples, and how its tokens are made up."""
 
 
 class PackedLinear(nn.Module):
@@ -83,41 +80,37 @@ class PackedBasis(nn.Module):
         return list(zip(self._names, self._linears, strict=True))
 
 
-class Attachment:
-    """A mixture on one model, as forward hooks, until `remove`.
+class RuntimeMixture:
+    """Add a mixture to the outputs of a model's Linears, in the forward passes within `attached`."""
 
-    read_tokens: see ReadTokens. Errors: LoRWebError in the forward pass, before anything is computed, if the pictures
-    are no multiple of the mixture's analogies.
-    """
-
-    def __init__(
-        self, model: nn.Module, mixture: Mixture, packed: PackedBasis, strength: float, read_tokens: ReadTokens
-    ):
+    def __init__(self, mixture: Mixture, strength: float):
         self.mixture = mixture
         self.strength = strength
-        self.read_tokens = read_tokens
-        self.tokens = Tokens(0, 0)
-        self._weights: dict[PackedLinear, Tensor] = {}
-        self._handles = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
-        for name, linear in packed.items():
-            self._handles.append(model.get_submodule(name).register_forward_hook(partial(self._add, linear)))
+        self._weights: dict[tuple[PackedLinear, torch.device, torch.dtype], Tensor] = {}
 
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    @contextmanager
+    def attached(self, model: nn.Module, packed: PackedBasis, pictures: int, tokens: Tokens) -> Iterator[None]:
+        """Hook the mixture onto `model` for one forward pass; the hooks are gone after it, however it ends.
 
-    def _begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        pictures, self.tokens = self.read_tokens(model, args, kwargs)
+        pictures: how many are sampled together. tokens: how the pass's tokens are made up. Raises LoRWebError if the
+        pictures are no multiple of the mixture's analogies.
+        """
         if pictures % self.mixture.analogies:
             raise LoRWebError(
                 f"The mixture is of {self.mixture.analogies} analogies, but {pictures} pictures are sampled. Give the "
                 "sampler the latent of Kontext Extended-Attention Conditioning with the same a, a' and b."
             )
+        with ExitStack() as hooks:
+            for name, linear in packed.items():
+                add = partial(self._add, linear, tokens)
+                hooks.callback(model.get_submodule(name).register_forward_hook(add).remove)
+            yield
 
-    def _add(self, packed: PackedLinear, linear: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def _add(
+        self, packed: PackedLinear, tokens: Tokens, linear: nn.Module, inputs: tuple[Tensor], output: Tensor
+    ) -> Tensor:
         (x,) = inputs
-        weights = self._weights_of(packed, x)
+        weights = self._weights_of(packed, x, tokens)
         # In place, hidden and output: a second tensor of the output's size would cost more than the product itself.
         hidden = F.linear(x, packed.down[0].to(x.device, x.dtype)).mul_(weights if x.ndim == 2 else weights[:, None])
         output = output.contiguous()
@@ -128,14 +121,15 @@ class Attachment:
             rows[:, part.start : part.start + len(up)].addmm_(share, up.T)
         return output
 
-    def _weights_of(self, packed: PackedLinear, x: Tensor) -> Tensor:
+    def _weights_of(self, packed: PackedLinear, x: Tensor, tokens: Tokens) -> Tensor:
         """strength · scale · c for each of the columns of `down`: (1, ΣN·r), or (batch, ΣN·r), one row a picture."""
         if not self.mixture.coefficients:
-            return self._spread(packed, self._route(packed, x), x)
-        weights = self._weights.get(packed)
-        if weights is None or weights.device != x.device or weights.dtype != x.dtype:
+            return self._spread(packed, self._route(packed, x, tokens), x)
+        place = (packed, x.device, x.dtype)
+        if place not in self._weights:
             known = [torch.atleast_2d(self.mixture.coefficients[part.layer]) for part in packed.parts]
-            weights = self._weights[packed] = self._spread(packed, known, x)
+            self._weights[place] = self._spread(packed, known, x)
+        weights = self._weights[place]
         # Samplers lay the conditional and the unconditional batch one after the other, each in the mixture's order.
         return weights if len(weights) == 1 else weights.repeat(len(x) // len(weights), 1)
 
@@ -144,10 +138,10 @@ class Attachment:
         spread = [(self.strength * scale * c).repeat_interleave(rank, -1) for c, scale, rank in scaled]
         return torch.cat(spread, -1).to(x.device, x.dtype)
 
-    def _route(self, packed: PackedLinear, x: Tensor) -> list[Tensor]:
+    def _route(self, packed: PackedLinear, x: Tensor, tokens: Tokens) -> list[Tensor]:
         """Each part's coefficients from the Linear's own input, (batch, N), float32."""
         config = self.mixture.basis.config
-        query = token_query(packed.parts[0].layer, x, self.tokens, config.query_mode, config.pooling_type)
+        query = token_query(packed.parts[0].layer, x, tokens, config.query_mode, config.pooling_type)
         projections = [projection.to(x.device, x.dtype) for projection in packed.projections]
         queries = [F.linear(query.to(x.dtype), w) for w in projections] or [query] * len(packed.keys)
         return [

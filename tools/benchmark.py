@@ -186,7 +186,9 @@ def measure_step(host, path: Path) -> None:
         text = torch.randn(batch, text, 4096, dtype=torch.bfloat16)
         pooled = torch.randn(batch, 768, dtype=torch.bfloat16)
         guidance, time_ = torch.full((batch,), 2.5), torch.full((batch,), 0.6)
-        return lambda: model.model.diffusion_model(latent, time_, text, pooled, guidance, ref_latents=[latent])
+        return lambda: model.model.diffusion_model(
+            latent, time_, text, pooled, guidance, [latent], None, {"wrappers": model.wrappers}
+        )
 
     compare("A sampling step, merged", step(merged), step(base), "base model's step", runs=9)
 
@@ -221,11 +223,10 @@ def overhead_row(name: str, ours: Sequence[float], theirs: Sequence[float], labe
 
 @contextmanager
 def injected(host, model, mixture):
-    """The mixture at run time, as the host puts it on and takes it off."""
-    patched = host.apply.apply_mixture(model, mixture, method="runtime")
-    patched.inject_model()
+    """Give `model` the wrappers that a clone with the mixture at run time has."""
+    plain, model.wrappers = model.wrappers, host.apply.apply_mixture(model, mixture, method="runtime").wrappers
     yield
-    patched.eject_model()
+    model.wrappers = plain
 
 
 @contextmanager

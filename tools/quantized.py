@@ -180,11 +180,23 @@ def measure(host: SimpleNamespace, model, layers: dict[str, Expected], mixture, 
 
 
 def outputs(model, layers: dict[str, Expected]) -> dict[str, Tensor]:
-    """Each of LAYERS by itself, float32, with the model loaded and patched by the host, and unloaded again."""
+    """Each of LAYERS by itself, float32, with the model loaded and patched by the host, and unloaded again.
+
+    They run within the wrappers that the host has around the forward pass, in the place of that.
+    """
     import comfy.model_management
+    import torch
+    from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+
+    flux = model.model.diffusion_model
+
+    def run(*inputs, **options) -> dict[str, Tensor]:
+        return {at: flux.get_submodule(at)(layer.input).float() for at, layer in layers.items()}
 
     comfy.model_management.load_models_gpu([model])
-    found = {at: model.model.diffusion_model.get_submodule(at)(layer.input).float() for at, layer in layers.items()}
+    wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, {"wrappers": model.wrappers})
+    one = torch.zeros(1, 1, 1)
+    found = WrapperExecutor.new_class_executor(run, flux, wrappers).execute(one, one, one, None, None, None, None, {})
     comfy.model_management.unload_all_models()
     return found
 

@@ -96,10 +96,10 @@ def test_merge_gives_the_published_output(transformer, tmp_path, case):
 @pytest.mark.parametrize(("mode", "pooling"), parity.ACTIVATION_CASES)
 def test_activation_routed_bases_give_the_published_output(transformer, tmp_path, mode, pooling):
     basis = load_basis(parity.write_activation_checkpoint(tmp_path, mode, pooling))
-    attachment = attach(transformer, basis.route(None), 1.0, Size(64, 64), torch.device("cpu"))
+    attach(transformer, basis.route(None), 1.0, Size(64, 64), torch.device("cpu"))
     expected = parity.load_parity()[f"velocity.activation.{mode}.{pooling}"]
     assert parity.relative_error(velocity(transformer, "txt512"), expected) < 1e-5
-    attachment.remove()
+    assert not any(module._forward_hooks for module in transformer.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in transformer.modules())
 
 

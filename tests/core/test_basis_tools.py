@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -18,7 +19,7 @@ from lorweb_core import LoRABasis, LoRWebError, Mixture, load_basis
 from lorweb_core.config import read_config
 from lorweb_core.pictures.share_picture import draw_shares
 from lorweb_core.routing import Tokens
-from lorweb_core.runtime import Attachment, PackedBasis, Part
+from lorweb_core.runtime import PackedBasis, Part, RuntimeMixture
 from lorweb_core.space.blend import blend
 from lorweb_core.space.edit import Edit, edit
 from lorweb_core.space.merging import merge_bases
@@ -162,19 +163,18 @@ def test_an_activation_routed_merged_basis_adds_what_both_add(folder, projected,
     linear = nn.Linear(16, 24)
     for applied in (bases, [merged]):
         model = nn.Sequential(linear)
-        attached = [attach(model, basis) for basis in applied]
-        with torch.no_grad():
+        with torch.no_grad(), ExitStack() as attached:
+            for basis in applied:
+                attached.enter_context(attach(model, basis))
             outputs.append(model(x))
-        for attachment in attached:
-            attachment.remove()
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(outputs[0], linear(x), atol=1e-2)
 
 
-def attach(model: nn.Module, basis: LoRABasis) -> Attachment:
+def attach(model: nn.Module, basis: LoRABasis) -> AbstractContextManager[None]:
     starts = {"transformer.transformer_blocks.0.attn.to_q": 0, "transformer.transformer_blocks.0.attn.to_k": 16}
     packed = PackedBasis(basis, {"0": [Part(name, starts[name]) for name in basis.layers]}, torch.float32)
-    return Attachment(model, Mixture(basis, {}), packed, 1.0, lambda *_: (2, Tokens(0, 0)))
+    return RuntimeMixture(Mixture(basis, {}), 1.0).attached(model, packed, 2, Tokens(0, 0))
 
 
 @pytest.mark.parametrize("softmax", [True, False])

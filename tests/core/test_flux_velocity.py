@@ -12,7 +12,7 @@ from lorweb_core import LoRWebError
 from lorweb_core.config import BasisConfig
 from lorweb_core.mixture import Mixture
 from lorweb_core.routing import Tokens
-from lorweb_core.runtime import Attachment, PackedBasis
+from lorweb_core.runtime import PackedBasis, RuntimeMixture
 from lorweb_core.training.batch import Batch, Text
 from lorweb_core.training.flux_base import FluxBase, chosen_layers
 from lorweb_core.training.flux_velocity import flux_velocity
@@ -180,8 +180,8 @@ def test_what_is_trained_is_what_inference_computes(tmp_path, mode, pooling):
         model = run.base.model
         tokens = Tokens(batch.text.tokens.shape[1], batch.reference[0, 0].numel() // 4)
         packed = PackedBasis(saved, run.base.linears, torch.float32)
-        Attachment(model, mixture, packed, 1.0, lambda model, args, kwargs: (2, tokens))
-        used = as_the_pipeline(model, batch, TIMES, run.base.guidance)
+        with RuntimeMixture(mixture, 1.0).attached(model, packed, 2, tokens):
+            used = as_the_pipeline(model, batch, TIMES, run.base.guidance)
     torch.testing.assert_close(trained, used, rtol=1e-4, atol=1e-5)
 
 

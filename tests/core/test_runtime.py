@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -12,7 +14,7 @@ from lorweb_core import LoRABasis, LoRWebError, Mixture
 from lorweb_core.checkpoint import BasisLayer
 from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens, token_query
-from lorweb_core.runtime import Attachment, PackedBasis, Part
+from lorweb_core.runtime import PackedBasis, Part, RuntimeMixture
 
 QKV = [f"transformer.transformer_blocks.0.attn.to_{name}" for name in "qkv"]
 
@@ -27,12 +29,12 @@ def a_basis(names: list[str], fan_in: int, fan_out: int, n: int, rank: int, **co
     return LoRABasis(layers, BasisConfig(**config), ())
 
 
-def attach(model: nn.Module, linear: nn.Linear, mixture: Mixture, strength: float = 1.0, references: int = 0):
-    """The mixture on a Linear that computes all its layers, one after the other, as hosts fuse q, k and v."""
+def attached(model: nn.Module, mixture: Mixture, pictures: int, strength: float = 1.0, references: int = 0):
+    """Hook a mixture onto a Linear that computes all its layers, one after the other, as hosts fuse q, k and v."""
     sizes = [layer.B.shape[2] for layer in mixture.basis.layers.values()]
     parts = [Part(name, sum(sizes[:i])) for i, name in enumerate(mixture.basis.layers)]
-    packed = PackedBasis(mixture.basis, {"0": parts}, linear.weight.dtype)
-    return Attachment(model, mixture, packed, strength, lambda _, args, kwargs: (len(args[0]), Tokens(0, references)))
+    packed = PackedBasis(mixture.basis, {"0": parts}, model[0].weight.dtype)
+    return RuntimeMixture(mixture, strength).attached(model, packed, pictures, Tokens(0, references))
 
 
 def dense_delta(layer: BasisLayer, coefficients: torch.Tensor) -> torch.Tensor:
@@ -62,31 +64,30 @@ def test_every_picture_gets_the_delta_of_its_own_analogy(n, rank, analogies, rep
     for row in range(len(x)):
         delta = torch.cat([dense_delta(basis.layers[name], coefficients[name][row % analogies]) for name in QKV])
         expected[row] += strength * x[row].double() @ delta.T
-    attachment = attach(model, linear, mixture, strength)
-    with torch.no_grad():
+    with torch.no_grad(), attached(model, mixture, len(x), strength):
         torch.testing.assert_close(model(x).double(), expected, rtol=1e-4, atol=1e-4)
-    attachment.remove()
 
 
-def test_removing_leaves_no_hook_and_the_output_as_it_was():
-    linear = nn.Linear(6, 15)
-    model, x = nn.Sequential(linear), torch.randn(2, 3, 6)
+@pytest.mark.parametrize("ended_by", [None, RuntimeError, KeyboardInterrupt])
+def test_however_a_pass_ends_no_hook_is_left_and_the_output_is_as_it_was(ended_by):
+    model, x = nn.Sequential(nn.Linear(6, 15)), torch.randn(2, 3, 6)
     mixture = Mixture(a_basis(QKV, 6, 5, 2, 1), {name: torch.randn(2) for name in QKV})
     with torch.no_grad():
         before = model(x)
-        attachment = attach(model, linear, mixture)
-        assert not torch.allclose(model(x), before)
-        attachment.remove()
+        with pytest.raises(ended_by) if ended_by else nullcontext(), attached(model, mixture, 2):
+            assert not torch.allclose(model(x), before)
+            if ended_by:
+                raise ended_by
         assert torch.equal(model(x), before)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_a_batch_that_is_no_multiple_of_the_analogies_is_refused():
-    linear = nn.Linear(6, 15)
-    model = nn.Sequential(linear)
-    attach(model, linear, Mixture(a_basis(QKV, 6, 5, 2, 1), {name: torch.randn(2, 2) for name in QKV}))
-    with pytest.raises(LoRWebError, match="2 analogies, but 3 pictures"):
-        model(torch.randn(3, 4, 6))
+def test_a_batch_that_is_no_multiple_of_the_analogies_is_refused_before_a_hook_is_on():
+    model = nn.Sequential(nn.Linear(6, 15))
+    mixture = Mixture(a_basis(QKV, 6, 5, 2, 1), {name: torch.randn(2, 2) for name in QKV})
+    with pytest.raises(LoRWebError, match="2 analogies, but 3 pictures"), attached(model, mixture, 3):
+        pytest.fail("no pass may begin")
+    assert not model[0]._forward_hooks
 
 
 def test_half_precision_models_are_added_to_in_their_own_dtype():
@@ -96,8 +97,8 @@ def test_half_precision_models_are_added_to_in_their_own_dtype():
     model, x = nn.Sequential(linear), torch.randn(1, 40, 6).bfloat16()
     with torch.no_grad():
         expected = model(x).double() + x.double() @ torch.cat([mixture.delta(name) for name in QKV]).T.double()
-        attach(model, linear, mixture)
-        out = model(x)
+        with attached(model, mixture, 1):
+            out = model(x)
     assert out.dtype == torch.bfloat16
     assert (out.double() - expected).norm() / expected.norm() < 2**-7
 
@@ -118,8 +119,7 @@ def test_an_activation_routed_layer_makes_its_coefficients_of_its_own_input(proj
         query = query if projection == "none" else layer.projection @ query
         coefficients = (layer.keys @ query / 4**0.5).softmax(0)
         expected[row] += x[row].double() @ dense_delta(layer, coefficients).T
-    attach(model, linear, Mixture(basis, {}), references=6)
-    with torch.no_grad():
+    with torch.no_grad(), attached(model, Mixture(basis, {}), 2, references=6):
         torch.testing.assert_close(model(x).double(), expected, rtol=1e-4, atol=1e-4)
 
 

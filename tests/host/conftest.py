@@ -83,6 +83,7 @@ def velocity(host, monkeypatch):
                 inputs["pooled"],
                 torch.tensor([2.5]),
                 ref_latents=[inputs["reference"]],
+                transformer_options={"wrappers": model.wrappers},  # as the host's sampler passes them on
             )
 
     return velocity

@@ -64,7 +64,7 @@ def velocity(model) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     latent, text, pooled = (torch.randn(size, generator=generator) for size in ((1, 16, 8, 8), (1, 7, 64), (1, 768)))
     return model.model.diffusion_model(
-        latent, torch.tensor([0.6]), text, pooled, torch.tensor([2.5]), ref_latents=[latent]
+        latent, torch.tensor([0.6]), text, pooled, torch.tensor([2.5]), [latent], None, {"wrappers": model.wrappers}
     )
 
 
