@@ -101,6 +101,9 @@ class RuntimeMixture:
                 "sampler the latent of Kontext Extended-Attention Conditioning with the same a, a' and b."
             )
         with ExitStack() as hooks:
+            # Code that torch.compile made for the model alone would run without the hooks: it does not look for them.
+            if hasattr(torch.compiler, "set_stance"):  # from torch 2.6 on
+                hooks.enter_context(torch.compiler.set_stance("force_eager"))
             for name, linear in packed.items():
                 add = partial(self._add, linear, tokens)
                 hooks.callback(model.get_submodule(name).register_forward_hook(add).remove)

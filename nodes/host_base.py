@@ -7,6 +7,7 @@ import hashlib
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..lorweb_core import LoRWebError
@@ -24,7 +25,7 @@ class HostBase:
     """The `Base` of training: a FLUX.1 as the host has it loaded, with what is patched onto it.
 
     guidance: what the guidance embedding is told; 1 while training, as published. Raises LoRWebError if the model is no
-    FLUX.1, or is stored in a format without gradients.
+    FLUX.1, is stored in a format without gradients, or has patches around its forward pass.
     """
 
     def __init__(self, model: ModelPatcher, vae, guidance: float = 1.0):
@@ -36,6 +37,11 @@ class HostBase:
                     f"The model given is stored as {stored}, through which this ComfyUI has no gradients. Load FLUX.1 "
                     "Kontext in fp8 or bf16."
                 )
+        if model.get_all_wrappers(WrappersMP.DIFFUSION_MODEL):
+            raise LoRWebError(
+                "The model given has patches around its forward pass (Mixed LoRA Apply at run time, or Analogy "
+                "Attention), through which training does not go. Give it without them, or set the method to merge."
+            )
         self.patcher = _own_weights(model)
         self.model = self.patcher.model.diffusion_model
         self.vae = vae

@@ -32,6 +32,7 @@ def inject_mixture(model: ModelPatcher, mixture: Mixture, strength: float, keys:
     """
     packed, runtime = _packed_basis(mixture.basis, keys, model), RuntimeMixture(mixture, strength)
 
+    @torch.compiler.disable
     def forward(
         executor, x, timestep, context, y, guidance, ref_latents, control, transformer_options, **kwargs
     ) -> Tensor:

@@ -70,11 +70,12 @@ class Training:
         self.processes = processes or OneProcess()
         self.done = 0
         base.model.requires_grad_(False)
-        self._handles = basis.attach(base.model, base.linears)
         self._objective = self.processes.prepare(Objective(self.basis, base, settings))
         self._optimizer = make_optimizer(self.basis.parameters(), settings)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self._averaged = AveragedModel(self.basis, multi_avg_fn=average) if settings.ema_decay else None
+        # Last: what cannot be made leaves nothing on the base.
+        self._handles = basis.attach(base.model, base.linears)
 
     def detach(self) -> None:
         for handle in self._handles:

@@ -354,3 +354,12 @@ def test_an_8_bit_optimizer_that_is_not_installed_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
     with pytest.raises(LoRWebError, match="pip install bitsandbytes.*train.optimizer=adamw"):
         make_optimizer([torch.zeros(1, requires_grad=True)], TrainSettings())
+
+
+def test_a_training_that_cannot_be_made_leaves_no_hook(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+    run = training()
+    run.detach()
+    with pytest.raises(LoRWebError, match="bitsandbytes"):
+        Training(run.basis, run.base, run.source, TrainSettings())
+    assert not any(module._forward_hooks for module in run.base.model.modules())

@@ -330,3 +330,21 @@ def test_activation_routing_without_the_reference_grid_is_refused(host, load_flu
     del positive[0][1]["reference_latents"]
     with pytest.raises(host.core.LoRWebError, match=r"query mode caa'b.*Connect Kontext Extended-Attention"):
         sample(host.apply.apply_mixture(load_flux(), activation_routed), None, positive, positive)
+
+
+@pytest.mark.parametrize(
+    ("part", "rounds"), [("diffusion_model", 0), ("diffusion_model.double_blocks.0", 1)], ids=["all", "a block"]
+)
+def test_a_compiled_model_runs_with_the_mixture(host, load_flux, route, sample, part, rounds):
+    """torch.compile does not look for hooks: code that it made for the base must not run in a patched pass."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    def compiled(model):
+        set_torch_compile_wrapper(model := model.clone(), backend="eager", keys=[part])
+        return model
+
+    base = load_flux()
+    patched = host.apply.apply_mixture(base, route(), method="runtime")
+    for model in [base] * rounds + [patched] + [base] * rounds:
+        expected = sample(model)
+        assert parity.relative_error(sample(compiled(model)), expected) < 1e-5

@@ -247,6 +247,12 @@ def test_gradients_go_through_quantized_weights(in_format, loss_of, name):
     assert 1 - torch.cosine_similarity(found, gradients("bfloat16"), dim=0).item() < FORMATS[name]
 
 
+def test_a_model_with_a_mixture_around_its_forward_pass_is_refused(host, load_flux, mixture, train):
+    """Checkpointed blocks run again in the backward pass, where the mixture would be gone."""
+    with pytest.raises(host.core.LoRWebError, match="patches around its forward pass.*set the method to merge"):
+        train(host.apply.apply_mixture(load_flux(), mixture, method="runtime"))
+
+
 @pytest.mark.parametrize("name", ["convrot_w4a4", "asym_w4a8_int8"])
 def test_a_format_without_gradients_is_refused(host, in_format, train, name):
     model = in_format(name)
