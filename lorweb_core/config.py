@@ -7,16 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .encoder import ENCODERS
-from .errors import LoRWebError
+from .errors import LoRWebError, named, shown
 from .query import QUERY_MODES
 from .routing import POOLINGS, TOKEN_MODES
 from .tensor_files import INDEX_SUFFIX, is_index
-
-# The same loader in C, ten times as fast, where PyYAML was built with it.
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from .yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def find_config(checkpoint: Path) -> Path | None:
     suffix = len(INDEX_SUFFIX if is_index(checkpoint) else checkpoint.suffix)
     stem = checkpoint.name[: len(checkpoint.name) - suffix]
     beside = (checkpoint.with_name(f"{stem}.yaml"), checkpoint.with_name("config.yaml"))
-    return next((path for path in beside if path.is_file()), None)
+    return next((path for path in beside if path.exists()), None)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -84,18 +80,17 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Errors: LoRWebError if the file is no such YAML, or asks for something this version cannot route.
     """
     path = Path(path)
+    file = named(path)
+    document = read_yaml(path, f"{file} is not a LoRWeB training config: it")
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
         network = document["config"]["process"][0]["network"]
         told = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
-    except OSError as error:
-        raise LoRWebError(f"{path.name}: the config cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise LoRWebError(
-            f"{path.name} is not a LoRWeB training config: expected a YAML with config.process[0].network in it, "
+            f"{file} is not a LoRWeB training config: expected a YAML with config.process[0].network in it, "
             "as published beside the checkpoint. Choose that one, or none to have the sizes read from the tensors."
         ) from error
-    return check_basis_values(path.name, told)
+    return check_basis_values(file, told)
 
 
 def check_basis_values(file: str, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,16 +112,18 @@ def check_basis_values(file: str, told: Mapping[str, Any]) -> dict[str, Any]:
 def _check_value(file: str, name: str, value: Any) -> None:
     allowed = _ALLOWED[name]
     if isinstance(allowed, tuple):
-        if value not in allowed:
-            raise LoRWebError(f"{file}: {name} is {value!r}; this version of LoRWeB can route: {', '.join(allowed)}.")
+        if type(value) is not str or value not in allowed:
+            raise LoRWebError(
+                f"{file}: {name} is {shown(value)}; this version of LoRWeB can route: {', '.join(allowed)}."
+            )
     elif allowed is list:
         if type(value) is not list or not value or not all(type(part) is int and part > 0 for part in value):
             raise LoRWebError(
-                f"{file}: {name} is {value!r}; expected a list of whole numbers above 0, such as [32, 32]."
+                f"{file}: {name} is {shown(value)}; expected a list of whole numbers above 0, such as [32, 32]."
             )
     elif type(value) is not allowed or (allowed is int and value < 1):
         kind = "true or false" if allowed is bool else "a whole number above 0"
-        raise LoRWebError(f"{file}: {name} is {value!r}; expected {kind}.")
+        raise LoRWebError(f"{file}: {name} is {shown(value)}; expected {kind}.")
 
 
 def _check_mode(file: str, given: dict[str, Any]) -> None:
@@ -137,14 +134,14 @@ def _check_mode(file: str, given: dict[str, Any]) -> None:
     if given.get("external_query") is False:
         if mode not in TOKEN_MODES:
             raise LoRWebError(
-                f"{file}: query_mode is {mode!r} and external_query false; without an external query the modes are: "
-                f"{', '.join(TOKEN_MODES)}."
+                f"{file}: query_mode is {shown(mode)} and external_query false; without an external query the modes "
+                f"are: {', '.join(TOKEN_MODES)}."
             )
         return
     encoder = given.get("external_query_model", BasisConfig.external_query_model)
     if mode in QUERY_MODES and QUERY_MODES[mode].states and ENCODERS[encoder].token_width is None:
         fitting = [name for name, spec in ENCODERS.items() if spec.token_width]
         raise LoRWebError(
-            f"{file}: query_mode is {mode!r}, which takes patch tokens, and external_query_model {encoder}, of which "
-            f"this version takes the pooled embedding only. Patch modes go with: {', '.join(fitting)}."
+            f"{file}: query_mode is {shown(mode)}, which takes patch tokens, and external_query_model {encoder}, of "
+            f"which this version takes the pooled embedding only. Patch modes go with: {', '.join(fitting)}."
         )

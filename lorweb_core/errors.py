@@ -32,6 +32,15 @@ def shown(value: Any) -> str:
     return _shortened(_printable(_Shortened().repr(value)))
 
 
+def named(name: str | PurePath) -> str:
+    """Describe a name that stands without quotes in messages: a file's, without its folder, or a layer's or tensor's.
+
+    Escaped, and at most 200 characters long.
+    """
+    text = name.name if isinstance(name, PurePath) else name
+    return _shortened(_printable(text).replace("\n", "\\n"))
+
+
 def _printable(text: str) -> str:
     """Escape what is no printable character, but for line breaks."""
     if text.isprintable():

@@ -5,10 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import yaml
-
-from ..config import YAML_LOADER
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named, shown
+from ..yaml_file import parse_yaml
 
 
 def override(settings: dict[str, Any], assignment: str) -> None:
@@ -19,13 +17,11 @@ def override(settings: dict[str, Any], assignment: str) -> None:
     assignment, or leads into what has no keys.
     """
     path, equals, value = assignment.partition("=")
+    assignment = named(assignment)
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
         raise LoRWebError(f"--set {assignment}: expected key=value, such as train.lr=2e-4.")
-    try:
-        value = yaml.load(value, Loader=YAML_LOADER)
-    except yaml.YAMLError as error:
-        raise LoRWebError(f"--set {assignment}: the value is no YAML: {' '.join(str(error).split())}.") from error
+    value = parse_yaml(value, f"--set {assignment}: the value")
     held: Any = settings
     for key, following in pairwise(keys):
         place = _place(held, key, assignment)
@@ -40,10 +36,14 @@ def _place(held: Any, key: str, assignment: str) -> str | int:
     if isinstance(held, dict):
         held.setdefault(key)
         return key
-    if isinstance(held, list) and key.isdecimal() and int(key) <= len(held):
+    if isinstance(held, list) and key.isdecimal() and len(key) < 10 and int(key) <= len(held):
         if int(key) == len(held):
             held.append(None)
         return int(key)
     if isinstance(held, list):
-        raise LoRWebError(f"--set {assignment}: {key} is to be in a list of {len(held)}; expected 0 to {len(held)}.")
-    raise LoRWebError(f"--set {assignment}: {key} cannot be set, as what it is to be in is {held!r}, without keys.")
+        raise LoRWebError(
+            f"--set {assignment}: {named(key)} is to be in a list of {len(held)}; expected 0 to {len(held)}."
+        )
+    raise LoRWebError(
+        f"--set {assignment}: {named(key)} cannot be set, as what it is to be in is {shown(held)}, without keys."
+    )

@@ -6,12 +6,13 @@ By section, "" being the process itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named, shown
 
 Sections = Iterable[tuple[str, type, Mapping[str, Any]]]
 """Where each is (`datasets.0`), the dataclass it becomes, what the YAML has there."""
@@ -103,14 +104,17 @@ ONLY: dict[str, dict[str, object]] = {
 }
 """Switches whose other values ask for a training that this one is not. They are refused, not passed over."""
 
+_LISTED = 20
+"""Keys that a message names."""
+
 
 def check_keys(file: str, sections: Sections) -> list[str]:
     """The keys that have no effect here. Raises LoRWebError for unknown ones, all at once, and for refused values."""
-    unknown, ignored, switches = [], [], {}
+    unknown, ignored, switches = {}, [], {}
     for where, of, held in sections:
         kind = re.sub(r"\.\d+", "", where)
         only, idle = ONLY.get(kind, {}), WITHOUT_EFFECT.get(kind, ())
-        unknown += unknown_keys(where, held, [*(item.name for item in fields(of)), *only, *idle])
+        unknown |= unknown_keys(where, held, [*(item.name for item in fields(of)), *only, *idle])
         ignored += [key_path(where, key) for key in held if key in idle]
         switches |= {key_path(where, key): (held[key], taken) for key, taken in only.items() if key in held}
     refuse_unknown(file, unknown)
@@ -118,30 +122,40 @@ def check_keys(file: str, sections: Sections) -> list[str]:
         if value not in (None, taken):
             taken = str(taken).lower() if isinstance(taken, bool) else taken
             raise LoRWebError(
-                f"{file}: {name} is {value!r}, and this version trains with {taken} only. Set it so, or take the key "
-                "out."
+                f"{file}: {name} is {shown(value)}, and this version trains with {taken} only. Set it so, or take the "
+                "key out."
             )
     return ignored
 
 
-def unknown_keys(where: str, held: Mapping[str, Any], known: list[str]) -> list[str]:
-    """What a section holds that is not known, each with the known key that is nearest to it, in words."""
-    return [
-        f"{key_path(where, key)} (nearest: {get_close_matches(str(key), known, n=1, cutoff=0)[0]})"
-        for key in held
-        if key not in known
-    ]
+def unknown_keys(where: str, held: Mapping[str, Any], known: list[str]) -> dict[str, list[str]]:
+    """Find the keys of a section that are not known: path of each → those known, of which it may be one misspelled."""
+    return {key_path(where, key): known for key in held if key not in known}
 
 
-def refuse_unknown(file: str, unknown: list[str]) -> None:
+def refuse_unknown(file: str, unknown: Mapping[str, list[str]]) -> None:
     """Raise LoRWebError if there are any, `unknown_keys` having found them."""
     if unknown:
+        # Looking for the nearest takes its time: of thousands of keys it is of use for the first.
+        first = dict(islice(unknown.items(), _LISTED))
+        nearest = {
+            key: get_close_matches(key.rpartition(".")[2], known, n=1, cutoff=0)[0] for key, known in first.items()
+        }
+        listed = [f"{key} (nearest: {near})" for key, near in nearest.items()]
         raise LoRWebError(
             f"{file} has keys that this version does not know, each here with the nearest that it does: "
-            f"{'; '.join(unknown)}. Correct them, or take them out."
+            f"{some([*listed, *list(unknown)[_LISTED:]], '; ')}. Correct them, or take them out."
         )
 
 
+def some(words: Sequence[str], between: str) -> str:
+    """Join words for a message, of many the first, with the number of the others."""
+    if len(words) <= _LISTED:
+        return between.join(words)
+    return f"{between.join(words[:_LISTED])}{between}and {len(words) - _LISTED:,} more"
+
+
 def key_path(where: str, key: Any) -> str:
-    """As `--set` takes it: `train.lr`, `datasets.0.folder_path`."""
-    return f"{where}.{key}" if where else str(key)
+    """Name a key as `--set` takes it: `train.lr`, `datasets.0.folder_path`."""
+    key = named(key) if isinstance(key, str) else shown(key)
+    return f"{where}.{key}" if where else key

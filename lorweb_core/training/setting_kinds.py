@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import field
@@ -42,16 +43,16 @@ def sections(of: type) -> Any:
     return field(metadata={"sections": of})
 
 
-def whole(least: int = 0) -> Kind:
+def whole(least: int = 0, most: int = 10**9) -> Kind:
     """int. 1e4 is one too."""
 
     def read(value: Any) -> int:
         number = _number(value)
-        if number != int(number) or number < least:
+        if number != int(number) or not least <= number <= most:
             raise ValueError
         return int(number)
 
-    return Kind("a whole number above 0" if least == 1 else f"a whole number from {least} on", read)
+    return Kind(f"a whole number {'above 0' if least == 1 else f'from {least} on'}, up to {most:,}", read)
 
 
 def number(expected: str, allowed: Callable[[float], bool]) -> Kind:
@@ -116,8 +117,13 @@ def choice(*values: str, **also: str) -> Kind:
 
 def folder() -> Kind:
     """Path; a relative one is relative to the working directory, as published."""
-    words = text(expected="a folder's path")
-    return Kind(words.expected, lambda value: Path(words.read(value)))
+    words = text(r"[^\0]+", "a folder's path")
+
+    def read(value: Any) -> Path:
+        os.fsencode(words.read(value))  # a ValueError for half a character, which no path holds
+        return Path(value)
+
+    return Kind(words.expected, read)
 
 
 def ending() -> Kind:
@@ -151,7 +157,7 @@ def layer_choice() -> Kind:
             return tuple(map(text().read, value))
         try:
             return re.compile(text().read(value)).pattern
-        except re.error as error:
+        except (re.error, RecursionError) as error:
             raise ValueError from error
 
     return Kind("a regular expression, or a list of names of Linear layers", read)

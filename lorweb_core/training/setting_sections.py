@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
 from ..config import BasisConfig, check_basis_values
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from .published_keys import key_path
 from .setting_kinds import Kind
 from .settings import NetworkSettings
@@ -16,7 +16,7 @@ from .settings import NetworkSettings
 def sections_of(file: str, of: type, given: Any, where: str) -> Iterator[tuple[str, type, Mapping[str, Any]]]:
     """Of every section in the document where it is, the dataclass it becomes, and what it holds."""
     if not isinstance(given, Mapping):
-        raise LoRWebError(f"{file}: {where} is {given!r}; expected keys with values.")
+        raise LoRWebError(f"{file}: {where} is {shown(given)}; expected keys with values.")
     yield where, of, given
     for item in fields(of):
         held = given.get(item.name)
@@ -26,7 +26,9 @@ def sections_of(file: str, of: type, given: Any, where: str) -> Iterator[tuple[s
             yield from sections_of(file, item.metadata["section"], held, key_path(where, item.name))
         elif "sections" in item.metadata:
             if type(held) is not list or not held:
-                raise LoRWebError(f"{file}: {key_path(where, item.name)} is {held!r}; expected a list of at least one.")
+                raise LoRWebError(
+                    f"{file}: {key_path(where, item.name)} is {shown(held)}; expected a list of at least one."
+                )
             for index, one in enumerate(held):
                 yield from sections_of(file, item.metadata["sections"], one, f"{key_path(where, item.name)}.{index}")
 
@@ -58,7 +60,7 @@ def _read(file: str, item: Field, value: Any, where: str) -> Any:
     try:
         return kind.read(value)
     except (ValueError, OverflowError) as error:
-        raise LoRWebError(f"{file}: {where} is {value!r}; expected {kind.expected}.") from error
+        raise LoRWebError(f"{file}: {where} is {shown(value)}; expected {kind.expected}.") from error
 
 
 def _read_basis(file: str, given: Mapping[str, Any], where: str) -> BasisConfig:

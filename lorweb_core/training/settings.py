@@ -30,7 +30,7 @@ from .setting_kinds import (
 )
 
 _FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-_SEED = whole()
+_SEED = whole(most=2**64 - 1)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,9 @@ class SampleSettings:
 class TrainingConfig:
     """All of a training. `settings_file` reads it from a YAML."""
 
-    name: str = required(text(r'[^<>:"/\\|?*\x00-\x1f]+(?<![ .])', "a text that can be a file's name"))
+    name: str = required(
+        text(r'[^<>:"/\\|?*\x00-\x1f\ud800-\udfff]{1,200}(?<![ .])', "a text that can be a file's name")
+    )
     """Of the basis and of its run's folder, inside `training_folder`."""
     training_folder: Path = setting(Path("output"), folder())
     device: str | None = setting(None, text(r"cpu|mps|cuda(:\d+)?", "cpu, mps, cuda or cuda:0"))

@@ -6,17 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
-from ..config import YAML_LOADER
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named
+from ..yaml_file import read_yaml
 from .override import override
-from .published_keys import check_keys, refuse_unknown, unknown_keys
+from .published_keys import check_keys, refuse_unknown, some, unknown_keys
 from .setting_kinds import DECAY, setting, switch
 from .setting_sections import read_section, sections_of
 from .settings import TrainingConfig
@@ -32,28 +29,27 @@ def read_training_config(path: str | Path, overrides: Sequence[str] = ()) -> Tra
     missing, or of a value that cannot be trained with.
     """
     path = Path(path)
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-    except OSError as error:
-        raise LoRWebError(f"{path}: the training config cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise LoRWebError(f"{path.name} is no text in UTF-8, so no training config.") from error
-    except yaml.YAMLError as error:
-        raise LoRWebError(f"{path.name} is no YAML: {' '.join(str(error).split())}.") from error
-    return training_config(document, path.name, overrides)
+    return training_config(read_yaml(path), named(path), overrides)
 
 
 def training_config(document: Any, file: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     """The same from the YAML's content; `file` is what errors call it."""
-    given = _settings(deepcopy(document), file)
+    given = _settings(_apart(document), file)
     for assignment in overrides:
         override(given, assignment)
     _average_as_published(file, given.get("train"))
     # All keys before any value: a misspelled key is not to be told of as a missing one.
     ignored = check_keys(file, sections_of(file, TrainingConfig, given, ""))
     if ignored:
-        log.info("%s: these keys have no effect here: %s.", file, ", ".join(ignored))
+        log.info("%s: these keys have no effect here: %s.", file, some(ignored, ", "))
     return read_section(file, TrainingConfig, given, "")
+
+
+def _apart(value: Any) -> Any:
+    """Copy a document so that no two places in it, as behind a YAML's aliases, are changed by one override."""
+    if isinstance(value, dict):
+        return {key: _apart(held) for key, held in value.items()}
+    return [_apart(held) for held in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -83,9 +79,9 @@ def _settings(document: Any, file: str) -> dict[str, Any]:
         (process,) = config["process"]
         given = {"name": config.get("name"), **process}
         unknown = unknown_keys("", document, ["config", "job", "meta"])
-        unknown += unknown_keys("config", config, ["name", "process"])
+        unknown |= unknown_keys("config", config, ["name", "process"])
         if "name" in process:
-            unknown.append("config.process.0.name (nearest: config.name)")
+            unknown["config.process.0.name"] = ["config.name"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LoRWebError(
             f"{file} is not a LoRWeB training config: expected a YAML of the form config: {{name: …, process: "
