@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import BasisLayer, read_checkpoint
+from .checkpoint import LARGEST, BasisLayer, read_checkpoint
 from .config import BasisConfig, find_config, read_config
-from .errors import LoRWebError
+from .errors import LoRWebError, named
 from .mixture import Mixture
 from .routing import mixing_coefficients
 from .settings import settle
@@ -57,7 +58,8 @@ class LoRABasis:
         if not self.config.external_query:
             if query is not None:
                 raise LoRWebError(
-                    f"{self.name} is routed by each layer's own input (external_query: false): it takes no query."
+                    f"{named(self.name)} is routed by each layer's own input (external_query: false): it takes no "
+                    "query."
                 )
             return Mixture(self, {})
         queries = self._queries(query)
@@ -72,8 +74,8 @@ class LoRABasis:
         if not finite.all():
             broken = list(self.layers)[int(finite.int().argmin())]
             raise LoRWebError(
-                f"{self.name}: the coefficients of layer {broken} have NaN or infinity. The query, its projection or "
-                "the keys are too large: the image encoder or the file is broken."
+                f"{named(self.name)}: the coefficients of layer {named(broken)} have NaN or infinity. The query, its "
+                "projection or the keys are too large: the image encoder or the file is broken."
             )
         if n == 1:
             coefficients = coefficients[:, 0]
@@ -83,7 +85,9 @@ class LoRABasis:
         """Any form of the query → (n, t, Q), float32 on the CPU: t queries of each of n analogies."""
         trained = f"it was trained with {self.config.external_query_model} and query mode {self.config.query_mode}"
         if query is None:
-            raise LoRWebError(f"{self.name} is routed by images (external_query: true) but got no query: {trained}.")
+            raise LoRWebError(
+                f"{named(self.name)} is routed by images (external_query: true) but got no query: {trained}."
+            )
         width = self.query_width
         while query.ndim < 3:
             query = query[None]
@@ -91,8 +95,8 @@ class LoRABasis:
         if query.ndim != 3 or not len(query) or width not in (parts * size, size):
             values = query.numel() // max(1, len(query))
             raise LoRWebError(
-                f"The query has {values} values, {tuple(query.shape)}, but {self.name} takes {width}: {trained}. "
-                "Give that image encoder."
+                f"The query has {values} values, {tuple(query.shape)}, but {named(self.name)} takes {width}: "
+                f"{trained}. Give that image encoder."
             )
         query = query.reshape(len(query), -1, width).float().cpu()
         if not query.isfinite().all():
@@ -119,25 +123,38 @@ class LoRABasis:
         )
 
     def check_values(self, progress: Progress | None = None) -> None:
-        """Read every value once per file and raise LoRWebError on the first layer with NaN or infinity."""
+        """Read every value once per file.
+
+        Raises LoRWebError on the first layer with NaN or infinity, or whose A, B and scale can make a ΔW with them.
+        """
         if self.identity in _finite:
             return
         for done, (name, layer) in enumerate(self.layers.items()):
             if progress:
                 progress(done, len(self.layers))
-            for what in ("A", "B", "keys", "projection"):
-                values = getattr(layer, what)
-                if values is not None and not _all_finite(values):
+            held = {what: getattr(layer, what) for what in ("A", "B", "keys", "projection")}
+            largest = {what: _largest(values) for what, values in held.items() if values is not None}
+            for what, value in largest.items():
+                if not math.isfinite(value):
                     raise LoRWebError(
-                        f"{self.name}: {what} of layer {name} has NaN or infinity. The file is damaged, or its "
-                        "training diverged: download it again or use an earlier checkpoint."
+                        f"{named(self.name)}: {what} of layer {named(name)} has NaN or infinity. The file is damaged, "
+                        "or its training diverged: download it again or use an earlier checkpoint."
                     )
+            n, _, rank = layer.A.shape
+            # Of any coefficients up to 1; each factor counts at least 1, as it is formed by itself.
+            if n * rank * max(1, abs(layer.scale)) * max(1, largest["A"]) * max(1, largest["B"]) > LARGEST:
+                raise LoRWebError(
+                    f"{named(self.name)}: A, B and the scale of layer {named(name)} are so large, {largest['A']:.3g}, "
+                    f"{largest['B']:.3g} and {layer.scale:.3g}, that ΔW is not finite. The file is damaged, or its "
+                    "training diverged: download it again or use an earlier checkpoint."
+                )
         _finite.add(self.identity)
 
 
-def _all_finite(values: Tensor) -> bool:
-    # A finite sum has only finite terms, and summing needs no copy; a sum may also overflow, hence the second look.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+def _largest(values: Tensor) -> float:
+    """Find the largest absolute value, in one pass without a copy; NaN if one is NaN."""
+    low, high = (float(end) for end in values.aminmax())
+    return max(-low, high)
 
 
 def load_basis(path: str | Path, config: str | Path | None = None) -> LoRABasis:
@@ -149,7 +166,7 @@ def load_basis(path: str | Path, config: str | Path | None = None) -> LoRABasis:
     basis.
     """
     path = Path(path)
-    layers = read_checkpoint(path)
+    file, layers = named(path), read_checkpoint(path)
     config = find_config(path) if config is None else Path(config)
-    settings = settle(path.name, layers, config.name if config else None, read_config(config) if config else {})
+    settings = settle(file, layers, named(config) if config else None, read_config(config) if config else {})
     return LoRABasis(layers, settings, checkpoint_identity(path))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from .errors import LoRWebError
+from .errors import LoRWebError, named, shown
 from .tensor_files import read_tensors
 
 
@@ -46,6 +47,11 @@ ROLES = {
     "att_lora_to_q": "projection",
     "alpha": "alpha",
 }
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST = 1e28
+"""What a scale, and each value of ΔW for coefficients up to 1, may come to: float32 ends at 3.4e38, and edited
+coefficients, strengths and the layers' inputs still go onto it.
+"""
 PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
 
 
@@ -57,6 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
     layer's tensors are incomplete or disagree.
     """
     path = Path(path)
+    file = named(path)
     found: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES.values()}
     unknown: list[str] = []
     for key, tensor in read_tensors(path).items():
@@ -68,15 +75,15 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
             unknown.append(key)
         elif found[role].setdefault(layer, tensor) is not tensor:
             raise LoRWebError(
-                f"{path.name}: layer {layer} has two tensors for its {role}, {key} is one. Save it with one of them, "
-                f"{PUBLISHED.get(role, role)}."
+                f"{file}: layer {named(layer)} has two tensors for its {role}, {named(key)} is one. Save it with one "
+                f"of them, {PUBLISHED.get(role, role)}."
             )
-    _check_kind(path.name, found, unknown)
+    _check_kind(file, found, unknown)
     A, B, keys, projection = (found[role] for role in PUBLISHED)
     layers = {name: BasisLayer(A[name], B[name], keys[name], projection.get(name)) for name in A}
-    _check_geometry(path.name, layers)
+    _check_geometry(file, layers)
     for name, alpha in found["alpha"].items():
-        layers[name] = layers[name]._replace(scale=_scale(path.name, name, alpha, layers[name]))
+        layers[name] = layers[name]._replace(scale=_scale(file, name, alpha, layers[name]))
     return layers
 
 
@@ -90,7 +97,7 @@ def _check_kind(file: str, found: dict[str, dict[str, Tensor]], unknown: list[st
         raise LoRWebError(f"{file} is not a LoRWeB basis: no layer in it has lora_A, lora_B and lora_keys.")
     if unknown:
         raise LoRWebError(
-            f"{file} holds {len(unknown)} tensors that a LoRWeB basis does not have, {unknown[0]} among them. "
+            f"{file} holds {len(unknown)} tensors that a LoRWeB basis does not have, {named(unknown[0])} among them. "
             f"Known are those ending in: {', '.join(ROLES)}."
         )
     names = set().union(*found.values())
@@ -100,15 +107,21 @@ def _check_kind(file: str, found: dict[str, dict[str, Tensor]], unknown: list[st
         lacking = names - found[role].keys()
         if lacking:
             raise LoRWebError(
-                f"{file}: layer {min(lacking)} has no {spelled}. The file is incomplete: download it again, or save it "
-                f"with {', '.join(parts.values())} of every layer."
+                f"{file}: layer {named(min(lacking))} has no {spelled}. The file is incomplete: download it again, or "
+                f"save it with {', '.join(parts.values())} of every layer."
             )
 
 
 def _scale(file: str, name: str, alpha: Tensor, layer: BasisLayer) -> float:
+    where = f"{file}: alpha of layer {named(name)}"
+    if alpha.is_complex() or alpha.dtype == torch.bool or (alpha.is_floating_point() and alpha.dtype.itemsize < 2):
+        raise LoRWebError(f"{where} is stored as {alpha.dtype}; expected one finite number, as float16 or float32.")
     if alpha.numel() != 1 or not alpha.isfinite():
-        raise LoRWebError(f"{file}: alpha of layer {name} is {alpha.tolist()}; expected one finite number.")
-    return float(alpha) / layer.A.shape[-1]
+        raise LoRWebError(f"{where} is {shown(alpha.flatten()[:8].tolist())}; expected one finite number.")
+    scale = float(alpha) / layer.A.shape[-1]
+    if abs(scale) > LARGEST:
+        raise LoRWebError(f"{where} is {float(alpha)}; expected one finite number that leaves ΔW finite, such as 1.")
+    return scale
 
 
 def _check_geometry(file: str, layers: dict[str, BasisLayer]) -> None:
@@ -121,15 +134,15 @@ def _check_geometry(file: str, layers: dict[str, BasisLayer]) -> None:
         geometries.setdefault((*shapes, A.dtype, B.dtype, keys.dtype, last.dtype, last is not keys), name)
 
     for (A, B, keys, last, *dtypes, projected), name in geometries.items():
-        where = f"{file}: layer {name}"
+        where = f"{file}: layer {named(name)}"
         for dtype in dtypes:
-            if not dtype.is_floating_point or dtype.itemsize < 2:
+            if dtype not in DTYPES:
                 raise LoRWebError(f"{where} is stored as {dtype}; expected float16, bfloat16 or float32.")
         if (len(A), len(B), len(keys), len(last)) != (3, 3, 2, 2) or 0 in (*A, *B, *keys, *last):
-            also = (f", att_lora_to_q {tuple(last)}", ", att_lora_to_q (D, Q)") if projected else ("", "")
+            also = (f", att_lora_to_q {shown(tuple(last))}", ", att_lora_to_q (D, Q)") if projected else ("", "")
             raise LoRWebError(
-                f"{where} has the shapes A {tuple(A)}, B {tuple(B)}, keys {tuple(keys)}{also[0]}; expected "
-                f"A (N, in, r), B (N, r, out), keys (N, D){also[1]}."
+                f"{where} has the shapes A {shown(tuple(A))}, B {shown(tuple(B))}, keys "
+                f"{shown(tuple(keys))}{also[0]}; expected A (N, in, r), B (N, r, out), keys (N, D){also[1]}."
             )
         for symbol, sizes in {
             "N, the number of LoRAs,": {"A": A[0], "B": B[0], "lora_keys": keys[0]},
@@ -155,6 +168,7 @@ def _check_shared(file: str, geometries: dict[tuple, str]) -> None:
         if shared != first[1]:
             symbols = ", ".join("NDQ"[: len(shared)])
             raise LoRWebError(
-                f"{file}: layer {name} has {symbols} = {shared} but layer {first[0]} has {first[1]}; one query routes "
-                "all layers, so these must agree, unless each layer's query is as wide as its own input."
+                f"{file}: layer {named(name)} has {symbols} = {shared} but layer {named(first[0])} has {first[1]}; "
+                "one query routes all layers, so these must agree, unless each layer's query is as wide as its own "
+                "input."
             )

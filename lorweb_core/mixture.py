@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import LoRWebError
+from .errors import LoRWebError, named
 
 if TYPE_CHECKING:
     from .basis import LoRABasis
     from .thumbnails import Thumbnails
+
+
+LARGEST = 1e8
+"""What a coefficient may come to by blends and edits; the encoder gives none beyond 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +41,13 @@ class Mixture:
         """
         if not self.coefficients:
             raise LoRWebError(
-                f"{self.basis.name} routes by each layer's own input (external_query: false): it has no coefficients "
-                "before sampling, so there is nothing to look at, to change or to keep."
+                f"{named(self.basis.name)} routes by each layer's own input (external_query: false): it has no "
+                "coefficients before sampling, so there is nothing to look at, to change or to keep."
             )
         return torch.stack([self.coefficients[layer] for layer in self.basis.layers])
 
     def with_table(self, table: Tensor) -> Mixture:
-        """The same but for its coefficients, given as in `table`. Raises LoRWebError if one is not finite."""
+        """The same but for its coefficients, given as in `table`. Raises LoRWebError as `check_values` does."""
         changed = replace(self, coefficients=dict(zip(self.basis.layers, table.float(), strict=True)))
         changed.check_values()
         return changed
@@ -66,17 +70,27 @@ class Mixture:
     def delta(self, layer: str) -> Tensor:
         """ΔW of one layer, (out, in) or for a batch (n, out, in), float32; `layer` as in `coefficients`."""
         if not self.coefficients:
-            raise LoRWebError(f"{self.basis.name} routes by each layer's own input: there is no ΔW before sampling.")
+            raise LoRWebError(
+                f"{named(self.basis.name)} routes by each layer's own input: there is no ΔW before sampling."
+            )
         part = self.basis.layers[layer]
         return mixed_delta(part.A, part.B, self.coefficients[layer], part.scale, torch.float32)
 
-    def check_values(self) -> None:
-        """Raise LoRWebError on the first layer whose coefficients are not finite."""
-        if not self.coefficients or self.table.isfinite().all():
+    def check_values(self, file: str | None = None) -> None:
+        """Raise LoRWebError on the first layer whose coefficients are not finite, or beyond LARGEST.
+
+        file: what the error names; None for the basis's.
+        """
+        if not self.coefficients or (self.table.abs() <= LARGEST).all():
             return
         for layer, coefficients in self.coefficients.items():
+            where = f"{file or named(self.basis.name)}: the coefficients of layer {named(layer)}"
             if not coefficients.isfinite().all():
-                raise LoRWebError(f"{self.basis.name}: the coefficients of layer {layer} have NaN or infinity.")
+                raise LoRWebError(f"{where} have NaN or infinity.")
+            if not (coefficients.abs() <= LARGEST).all():
+                raise LoRWebError(
+                    f"{where} are up to {float(coefficients.abs().max()):.3g}; expected {LARGEST:.0g} at most."
+                )
 
 
 def mixed_delta(A: Tensor, B: Tensor, coefficients: Tensor, scale: float, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from .checkpoint import BasisLayer
 from .config import BasisConfig
 from .encoder import ENCODERS
-from .errors import LoRWebError
+from .errors import LoRWebError, named, shown
 from .query import QUERY_MODES
 from .routing import TOKEN_MODES
 
@@ -70,14 +70,14 @@ def _check_sizes(file: str, layers: Layers, config_file: str, given: dict[str, A
         if told == size or (key == "linear" and any(layer.A.shape[2] == told for layer in layers.values())):
             continue
         raise LoRWebError(
-            f"{config_file} says {key}: {told}, but {file}: layer {name} has {size}. It is another training's "
+            f"{config_file} says {key}: {told}, but {file}: layer {named(name)} has {size}. It is another training's "
             "config: choose the one saved with this checkpoint, or move it away to have sizes read from tensors."
         )
     parts = given.get("lora_parts", (loras_num,))
     if sum(parts) != loras_num:
         raise LoRWebError(
-            f"{config_file} says lora_parts: {list(parts)}, {sum(parts)} LoRAs in all, but {file}: layer {name} has "
-            f"{loras_num}. It is another basis's config: choose the one saved with this checkpoint."
+            f"{config_file} says lora_parts: {shown(list(parts))}, {sum(parts)} LoRAs in all, but {file}: layer "
+            f"{named(name)} has {loras_num}. It is another basis's config: choose the one saved with this checkpoint."
         )
     heads = given.get("lora_heads", 1)
     widths = {keys_dim} if first.projection is not None else {layer.keys.shape[1] for layer in layers.values()}
@@ -114,7 +114,7 @@ def _external_query(
         if foreign:
             layer = layers[foreign]
             raise LoRWebError(
-                f"{config_file} says external_query: false, but {file}: layer {foreign} takes queries of "
+                f"{config_file} says external_query: false, but {file}: layer {named(foreign)} takes queries of "
                 f"{layer.query_width} values, and its own input has {layer.A.shape[1]}. It is another training's "
                 "config: choose the one saved with this checkpoint."
             )

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -117,11 +119,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return _map_file(path)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the texts in the header of a .safetensors file. Raises LoRWebError as `read_tensors` does."""
+    _check_container(path)
+    with _damage_in_words(path), safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def _map_file(path: Path) -> dict[str, Tensor]:
     _check_container(path)
-    try:
+    with _damage_in_words(path):
         return load_file(path)
-    except SafetensorError as error:
+
+
+@contextmanager
+def _damage_in_words(path: Path) -> Iterator[None]:
+    """Put what the safetensors package raises on a damaged file in our words."""
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise LoRWebError(
             f"{named(path)} is damaged: {named(str(error))}. Download it again and compare its size with the source's."
         ) from error

@@ -16,7 +16,7 @@ from ..lorweb_core.config import BasisConfig
 from ..lorweb_core.encoder import VisionEncoder
 from ..lorweb_core.query import QUERY_MODES
 from ..lorweb_core.routing import TOKEN_MODES
-from ..lorweb_core.tensor_files import file_identity
+from ..lorweb_core.tensor_files import lasting_identity
 from ..lorweb_core.training.analogies import Analogy
 from ..lorweb_core.training.examples import Examples
 from ..lorweb_core.training.settings import DatasetSettings, TrainingConfig
@@ -73,7 +73,7 @@ def model_name(encoders: HostEncoders, analogies: Sequence[Analogy]) -> str:
 
 def contents(files: Iterable[Path]) -> str:
     """Digest of which files there are, and of when they were written."""
-    return hashlib.sha256(repr([file_identity(path) for path in files if path.is_file()]).encode()).hexdigest()
+    return hashlib.sha256(repr([lasting_identity(path) for path in files if path.is_file()]).encode()).hexdigest()
 
 
 def make_examples(

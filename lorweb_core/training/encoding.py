@@ -13,7 +13,7 @@ from ..encoder import VisionEncoder
 from ..errors import LoRWebError
 from ..grid import MULTIPLE, Size, reference_grid, resize
 from ..query import encode_queries
-from ..tensor_files import FileIdentity, file_identity
+from ..tensor_files import LastingIdentity, lasting_identity
 from ..triplet import Triplet
 from .analogies import Analogy, load_picture
 from .batch import Text
@@ -121,9 +121,9 @@ def _finite(tensors: Tensors, of: str) -> Tensors:
     return tensors
 
 
-def _identity(path: Path) -> FileIdentity | None:
+def _identity(path: Path) -> LastingIdentity | None:
     """Of a file; None if there is none, which reading it will say."""
     try:
-        return file_identity(path)
-    except OSError:
+        return lasting_identity(path)
+    except LoRWebError:
         return None

@@ -110,9 +110,50 @@ def test_two_spellings_in_one_layer(weights, save):
     refused(save(weights), LAYER, "two tensors for its A")
 
 
-@pytest.mark.parametrize("alpha", [torch.tensor(torch.nan), torch.tensor([1.0, 2.0])])
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        torch.tensor(torch.nan),
+        torch.tensor([1.0, 2.0]),
+        torch.ones(3_000_000),
+        torch.tensor(1.0).to(torch.float8_e4m3fn),
+        torch.tensor(1.0 + 1j),
+        torch.tensor(True),
+        torch.tensor(1e38),
+        torch.tensor(-1e300, dtype=torch.float64),
+    ],
+)
 def test_an_alpha_that_is_no_number(weights, save, alpha):
     refused(save({**weights, f"{LAYER}.alpha": alpha}), f"alpha of layer {LAYER}", "one finite number")
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(4), torch.tensor([4.0]), torch.tensor(4.0).bfloat16()])
+def test_an_alpha_of_any_kind_of_number_counts(weights, save, alpha):
+    assert load_basis(save({**weights, f"{LAYER}.alpha": alpha})).layers[LAYER].scale == 2
+
+
+@pytest.mark.parametrize("large", [{"lora_A": 1e20, "lora_B": 1e20}, {"lora_A": 3e38}, {"lora_B": -1e30}])
+def test_values_that_make_an_infinite_change_are_refused(weights, save, large):
+    for part, value in large.items():
+        weights[f"{LAYER}.{part}"] = torch.full_like(weights[f"{LAYER}.{part}"], value, dtype=torch.float32)
+    basis = load_basis(save(weights))
+    with pytest.raises(LoRWebError, match=f"basis.safetensors.*{LAYER}.*not finite"):
+        basis.check_values()
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float8_e5m2, torch.complex64, torch.int64, torch.bool])
+@pytest.mark.parametrize("part", ["lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight"])
+def test_a_dtype_that_no_basis_is_stored_in(weights, save, part, kind):
+    weights[f"{LAYER}.{part}"] = torch.ones_like(weights[f"{LAYER}.{part}"], dtype=torch.float32).to(kind)
+    refused(save(weights), LAYER, str(kind), "expected float16")
+
+
+def test_a_name_of_megabytes_is_told_in_short(weights, save):
+    path = save({**weights, "x" * 1_000_000 + ".lora_A": torch.ones(1), "\x1b[2J" * 10_000: torch.ones(1)})
+    with pytest.raises(LoRWebError) as error:
+        load_basis(path)
+    assert len(str(error.value)) < 1000
+    assert str(error.value).isprintable()
 
 
 def test_a_dtype_that_is_not_mixed_in(weights, save):

@@ -81,6 +81,111 @@ def test_other_files_are_told_apart(basis, weights, tmp_path):
         load_mixture(tmp_path / "none.safetensors", basis)
 
 
+@pytest.fixture
+def changed(mixture, tmp_path):
+    """Save the mixture, with its tensors or metadata changed by a function."""
+
+    def changed(change_tensors=lambda tensors: None, **metadata):
+        path = tmp_path / "changed.safetensors"
+        save_mixture(mixture, path)
+        with safe_open(path, "pt") as file:
+            metadata = {**file.metadata(), **metadata}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        change_tensors(tensors)
+        save_file(tensors, path, {key: value for key, value in metadata.items() if value is not None})
+        return path
+
+    return changed
+
+
+C = "coefficients.transformer.transformer_blocks.0.attn.to_q"
+PICTURE = torch.zeros(4, 4, 3, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({C: None}, "lacks coefficients of layer transformer.transformer_blocks.0.attn.to_q"),
+        ({"coefficients.transformer.other": torch.zeros(2, 4)}, "has coefficients of layer transformer.other"),
+        ({C: torch.zeros(4)}, "shape"),
+        ({C: torch.zeros(3, 4)}, "shape"),
+        ({C: torch.zeros(1, 4)}, "shape"),
+        ({C: torch.zeros(2, 1)}, "shape"),
+        ({C: torch.zeros(2, 5)}, "shape"),
+        ({C: torch.zeros(())}, "shape"),
+        ({C: torch.zeros(2, 0)}, "shape"),
+        ({C: torch.zeros(1, 2, 4)}, "shape"),
+        *(
+            ({C: torch.zeros(2, 4).to(kind)}, "float32")
+            for kind in (torch.float16, torch.float64, torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn)
+        ),
+        ({C: torch.full((2, 4), torch.nan)}, "NaN"),
+        ({C: torch.full((2, 4), -torch.inf)}, "NaN or infinity"),
+        ({C: torch.full((2, 4), 1e38)}, "1e+38"),
+        ({"thumbnail.0.a": None}, "neither coefficients nor a thumbnail"),
+        (
+            {"thumbnail.1.b": None, "thumbnail.1.a": None, "thumbnail.1.a_prime": None, "thumbnail.2.a": PICTURE},
+            "thumb",
+        ),
+        ({"thumbnail.0.c": PICTURE}, "thumbnail.0.c"),
+        ({"thumbnail.00.a": PICTURE, "thumbnail.00.a_prime": PICTURE, "thumbnail.00.b": PICTURE}, "thumbnail.00"),
+        ({"weight": torch.zeros(3)}, "weight"),
+        ({"x" * 100_000: torch.zeros(3)}, "xxx"),
+        ({"thumbnail.0.a": PICTURE.float()}, "thumbnail.0.a"),
+        ({"thumbnail.0.a": PICTURE[..., 0]}, "thumbnail.0.a"),
+        ({"thumbnail.0.a": PICTURE[..., :1]}, "thumbnail.0.a"),
+        ({"thumbnail.0.a": PICTURE[:0]}, "thumbnail.0.a"),
+        ({"thumbnail.0.a": torch.zeros(2000, 1, 3, dtype=torch.uint8)}, "128 pixels"),
+        (
+            {f"thumbnail.{i}.{picture}": PICTURE.clone() for i in range(1500) for picture in ("a", "a_prime", "b")},
+            "1,500",
+        ),
+    ],
+)
+def test_what_save_mixture_does_not_write_is_refused_by_name(changed, basis, tensors, words):
+    def change(held: dict) -> None:
+        held.update(tensors)
+        for name in [name for name, value in tensors.items() if value is None]:
+            del held[name]
+        held.update({name: value.clone() for name, value in held.items()})
+
+    path = changed(change)
+    with pytest.raises(LoRWebError) as error:
+        load_mixture(path, basis)
+    assert "changed.safetensors" in str(error.value)
+    assert words in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"format": "lorweb mixture 9"},
+        {"fingerprint": None},
+        {"basis": None},
+        {"fingerprint": "x" * 100_000},
+        {"fingerprint": "", "basis": "\x1b[2J" * 1000},
+    ],
+)
+def test_metadata_of_another_form(changed, basis, metadata):
+    with pytest.raises(LoRWebError, match=r"changed\.safetensors is") as error:
+        load_mixture(changed(**metadata), basis)
+    assert len(str(error.value)) < 1000
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("n", [None, 1, 3])
+@pytest.mark.parametrize("pictures", [0, 1, 5])
+def test_mixtures_of_any_number_and_with_any_number_of_thumbnails_come_back(basis, tmp_path, n, pictures):
+    shown = make_thumbnails(triplets(torch.rand(16, 30, 3), torch.rand(30, 16, 3), torch.rand(5, 16, 16, 3)))
+    shape = (4,) if n is None else (n, 4)
+    mixture = Mixture(basis, {layer: torch.randn(shape) for layer in basis.layers}, shown[:pictures])
+    save_mixture(mixture, tmp_path / "m.safetensors")
+    loaded = load_mixture(tmp_path / "m.safetensors", basis)
+    assert torch.equal(loaded.table, mixture.table)
+    assert len(loaded.thumbnails) == pictures
+
+
 def test_an_activation_routed_mixture_has_nothing_to_save(save, tmp_path):
     weights = standins.basis(standins.block_linears(16, 1, 1), n=4, rank=2, keys=8, query=None)
     basis = load_basis(save(weights, external_query=False))
