@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from .errors import LoRWebError
+from .errors import LoRWebError, named, shown
 from .image_file import read_image
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise LoRWebError(f"{message} (see {self.prog} --help)")
+        raise LoRWebError(f"{named(message)} (see {self.prog} --help)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,19 +74,49 @@ def _not_installed(what: str) -> LoRWebError:
     return LoRWebError(f"{what}: run `pip install .[cli]` in this project's folder.")
 
 
+def a_path(text: str) -> str:
+    """Check that a system may have such a path. Raises ValueError for half a character, or NUL, in it."""
+    if b"\0" in os.fsencode(text):
+        raise ValueError
+    return text
+
+
+def a_text(text: str) -> str:
+    """Check that a text is whole. Raises ValueError for half a character in it."""
+    text.encode()
+    return text
+
+
 def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
     from .grid import FITS
 
     add = parser.add_argument
-    add("--a", required=True, metavar="IMAGE", help="the example before the edit")
-    add("--a-prime", required=True, metavar="IMAGE", help="the same example after the edit")
-    add("--b", required=True, metavar="IMAGE", help="the picture to edit in the same way")
-    add("--prompt", required=True, help="what b should become")
-    add("--basis", required=True, metavar="FILE", help="the LoRWeB checkpoint, e.g. lorweb_model.safetensors")
-    add("--model", required=True, metavar="DIR_OR_ID", help="FLUX.1-Kontext in diffusers' layout")
-    add("--out", required=True, metavar="FILE", help="where to write b'; the whole grid goes to <name>-grid beside it")
-    add("--config", metavar="YAML", help="the basis's training config (default: the one beside it)")
-    add("--encoder", metavar="DIR_OR_ID", help="the image encoder (default: the one the basis was trained with)")
+    add("--a", type=a_path, required=True, metavar="IMAGE", help="the example before the edit")
+    add("--a-prime", type=a_path, required=True, metavar="IMAGE", help="the same example after the edit")
+    add("--b", type=a_path, required=True, metavar="IMAGE", help="the picture to edit in the same way")
+    add("--prompt", type=a_text, required=True, help="what b should become")
+    add(
+        "--basis",
+        type=a_path,
+        required=True,
+        metavar="FILE",
+        help="the LoRWeB checkpoint, e.g. lorweb_model.safetensors",
+    )
+    add("--model", type=a_path, required=True, metavar="DIR_OR_ID", help="FLUX.1-Kontext in diffusers' layout")
+    add(
+        "--out",
+        type=a_path,
+        required=True,
+        metavar="FILE",
+        help="where to write b'; the whole grid goes to <name>-grid beside it",
+    )
+    add("--config", type=a_path, metavar="YAML", help="the basis's training config (default: the one beside it)")
+    add(
+        "--encoder",
+        type=a_path,
+        metavar="DIR_OR_ID",
+        help="the image encoder (default: the one the basis was trained with)",
+    )
     add("--steps", type=int, default=28, help="denoising steps (default: %(default)s)")
     add("--guidance", type=float, default=2.5, help="guidance scale (default: %(default)s)")
     add("--seed", type=int, default=50, help="of the noise (default: %(default)s)")
@@ -106,7 +136,7 @@ def _analogy(arguments: argparse.Namespace) -> None:
     inputs = {"--a": arguments.a, "--a-prime": arguments.a_prime, "--b": arguments.b}
     for option, path in inputs.items():
         if Path(path).resolve() in (out.resolve(), grid_out.resolve()):
-            raise LoRWebError(f"--out {out} would overwrite {option}, {path}. Choose another name.")
+            raise LoRWebError(f"--out {shown(out)} would overwrite {option}, {shown(Path(path))}. Choose another name.")
     a, a_prime, b = (read_image(path, option) for option, path in inputs.items())
 
     _log_phases()
@@ -129,7 +159,7 @@ def _analogy(arguments: argparse.Namespace) -> None:
         device=arguments.device,
     )
     _write_images({out: analogy.result, grid_out: analogy.grid}, kind)
-    print(f"Wrote {out} and {grid_out}")
+    print(f"Wrote {shown(out)} and {shown(grid_out)}")
 
 
 def _log_phases() -> None:
@@ -154,21 +184,23 @@ def _check_output(out: Path) -> str:
     from PIL import Image
 
     if not out.parent.is_dir():
-        raise LoRWebError(f"--out {out}: there is no folder {out.parent}. Create it first.")
+        raise LoRWebError(f"--out {shown(out)}: there is no folder {shown(out.parent)}. Create it first.")
     if out.is_dir():
-        raise LoRWebError(f"--out {out} is a folder. Give a file name in it, e.g. {out / 'b_prime.png'}.")
+        raise LoRWebError(f"--out {shown(out)} is a folder. Give a file name in it, e.g. {shown(out / 'b_prime.png')}.")
     try:
         _part(out).touch()
         _part(out).unlink()
     except OSError as error:
-        raise LoRWebError(f"--out {out}: the folder {out.parent} cannot be written to ({error.strerror}).") from error
+        raise LoRWebError(
+            f"--out {shown(out)}: the folder {shown(out.parent)} cannot be written to ({error.strerror})."
+        ) from error
     kind = Image.registered_extensions().get(out.suffix.lower())
     try:
         # Some formats are read only, or not for RGB, or not in this build of Pillow: trying is the only test.
         Image.new("RGB", (16, 16)).save(io.BytesIO(), kind or "")
     except (KeyError, OSError, ValueError) as error:
         raise LoRWebError(
-            f"--out {out}: Pillow cannot write {out.suffix or 'a file without suffix'}; use .png."
+            f"--out {shown(out)}: Pillow cannot write {named(out.suffix) or 'a file without suffix'}; use .png."
         ) from error
     return kind
 
@@ -185,7 +217,7 @@ def _write_images(images: dict[Path, Tensor], kind: str) -> None:
         for path, part in parts.items():
             part.replace(path)
     except OSError as error:
-        raise LoRWebError(f"{next(iter(images))} could not be written ({error}).") from error
+        raise LoRWebError(f"{shown(next(iter(images)))} could not be written ({named(str(error))}).") from error
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -198,7 +230,7 @@ def _part(path: Path) -> Path:
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", help="what to train on what, as in the published training YAML")
+    add("config", type=a_path, metavar="CONFIG.yaml", help="what to train on what, as in the published training YAML")
     add(
         "--set",
         metavar="KEY=VALUE",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .basis import LoRABasis, load_basis
 from .encoder import ENCODERS, VisionEncoder, check_encoder, load_encoder
-from .errors import LoRWebError
+from .errors import LoRWebError, named, shown
 from .grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
 from .mixture import Mixture
 from .query import encode_query
@@ -153,16 +153,16 @@ def _check_layers(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict
     missing = [name for name, key in keys.items() if key not in known]
     if missing:
         raise LoRWebError(
-            f"The model given lacks {len(missing)} of the {len(keys)} layers that {basis.name} mixes, {missing[0]} "
-            "first. Give the FLUX.1-Kontext that the basis was trained on."
+            f"The model given lacks {len(missing)} of the {len(keys)} layers that {named(basis.name)} mixes, "
+            f"{named(missing[0])} first. Give the FLUX.1-Kontext that the basis was trained on."
         )
     for name, key in keys.items():
         has = tuple(known[key].shape[::-1])
         takes = (basis.layers[name].A.shape[1], basis.layers[name].B.shape[2])
         if has != takes:
             raise LoRWebError(
-                f"Layer {name} maps {takes[0]} to {takes[1]} values in {basis.name}, but is {has} in the model given. "
-                "Give the FLUX.1-Kontext that the basis was trained on."
+                f"Layer {named(name)} maps {takes[0]} to {takes[1]} values in {named(basis.name)}, but is {has} in "
+                "the model given. Give the FLUX.1-Kontext that the basis was trained on."
             )
     return {name: known[key] for name, key in keys.items()}
 
@@ -174,7 +174,7 @@ def outline(model: str | Path) -> FluxTransformer2DModel:
     with loading_model(model):
         kind = FluxKontextPipeline.load_config(model).get("_class_name")
     if kind != "FluxKontextPipeline":
-        raise LoRWebError(f"{model} is a {kind}, not a FluxKontextPipeline. {_GIVE_MODEL}")
+        raise LoRWebError(f"{named(str(model))} is a {named(str(kind))}, not a FluxKontextPipeline. {_GIVE_MODEL}")
     with loading_model(model), torch.device("meta"):
         return FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(model, subfolder="transformer"))
 
@@ -246,13 +246,13 @@ def find_device(name: str | None) -> torch.device:
         return values.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise LoRWebError(
-            f"The device {name!r} is not to be had here ({_reason(error)}). Try cuda, mps or cpu."
+            f"The device {shown(name)} is not to be had here ({_reason(error)}). Try cuda, mps or cpu."
         ) from error
 
 
 def _check_number(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
-        raise LoRWebError(f"{name} is {value}; expected a number from {least} to {most}.")
+        raise LoRWebError(f"{name} is {shown(value)}; expected a number from {least} to {most}.")
 
 
 def loading_model(model: str | Path) -> AbstractContextManager[None]:
@@ -264,15 +264,16 @@ def loading_model(model: str | Path) -> AbstractContextManager[None]:
 def loading(source: str | Path, what: str, hint: str) -> Iterator[None]:
     """Put what the libraries raise on missing or damaged files in the user's words; those errors share no base."""
     if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(source)):
-        raise LoRWebError(f"{source}: there is no such folder. {hint}")
+        raise LoRWebError(f"{named(str(source))}: there is no such folder. {hint}")
     try:
         yield
     except LoRWebError as error:
         raise LoRWebError(f"{error} {hint}") from error
     except Exception as error:
-        raise LoRWebError(f"{source} cannot be loaded as {what} ({_reason(error)}). {hint}") from error
+        raise LoRWebError(f"{named(str(source))} cannot be loaded as {what} ({_reason(error)}). {hint}") from error
 
 
 def _reason(error: Exception) -> str:
     """The first line of what a library says."""
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return named(next(filter(None, lines), type(error).__name__))

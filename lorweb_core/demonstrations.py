@@ -9,7 +9,7 @@ import torch
 
 from .basis import LoRABasis
 from .encoder import VisionEncoder
-from .errors import LoRWebError
+from .errors import LoRWebError, shown
 from .mixture import Mixture
 from .query import encode_queries
 from .thumbnails import make_thumbnails
@@ -24,7 +24,7 @@ def mix(
 ) -> Mixture:
     """Route a basis with an external query for analogies with images (H, W, 3), float in 0–1, in one encoder pass."""
     if demonstrations not in DEMONSTRATIONS:
-        raise LoRWebError(f"demonstrations is {demonstrations!r}; expected one of: {', '.join(DEMONSTRATIONS)}.")
+        raise LoRWebError(f"demonstrations is {shown(demonstrations)}; expected one of: {', '.join(DEMONSTRATIONS)}.")
     return replace(_mix(basis, encoder, analogies, demonstrations), thumbnails=make_thumbnails(analogies))
 
 

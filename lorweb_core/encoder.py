@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import LoRWebError
+from .errors import LoRWebError, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -225,14 +225,18 @@ def load_encoder(source: str | Path, local_files_only: bool = False) -> PreTrain
 
     kind = transformers.AutoConfig.from_pretrained(source, local_files_only=local_files_only).model_type
     if kind not in _CLASSES:
-        raise LoRWebError(f"{source} is a {kind} model, not a CLIP or SigLIP image encoder.")
+        raise LoRWebError(f"{named(str(source))} is a {named(str(kind))} model, not a CLIP or SigLIP image encoder.")
     try:
         model, loaded = getattr(transformers, _CLASSES[kind]).from_pretrained(
             source, local_files_only=local_files_only, use_safetensors=True, output_loading_info=True
         )
     except RuntimeError as error:  # tensors of other sizes than config.json says
-        raise LoRWebError(f"{source}: its config.json and its tensors do not fit together ({error}).") from error
+        raise LoRWebError(
+            f"{named(str(source))}: its config.json and its tensors do not fit together ({named(str(error))})."
+        ) from error
     # What a file lacks, transformers makes up from random numbers.
     if loaded["missing_keys"]:
-        raise LoRWebError(f"{source} is no whole image encoder: it has no {min(loaded['missing_keys'])}.")
+        raise LoRWebError(
+            f"{named(str(source))} is no whole image encoder: it has no {named(min(loaded['missing_keys']))}."
+        )
     return model.eval()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import LoRWebError
+from .errors import LoRWebError, shown
 
 # Sizes (width, height) that FLUX.1-Kontext was trained on (diffusers, pipeline_flux_kontext.py), one way round.
 _KONTEXT = ((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104))
@@ -21,6 +21,9 @@ KONTEXT_SIZES = (*_KONTEXT, (1024, 1024), *((height, width) for width, height in
 
 MULTIPLE = 16
 """Pixels: the autoencoder's 8 times FLUX's patches of 2."""
+
+MOST_MEGAPIXELS = 256
+"""Times 1024² pixels, of what is sampled; FLUX was made for 1 or 2."""
 
 FITS = ("stretch", "pad", "crop")
 """How an image of another shape than a's comes into its cell: as published, with black borders, or cut."""
@@ -35,8 +38,10 @@ class Size(NamedTuple):
 
 def area_size(shape: Size, megapixels: float) -> Size:
     """About `megapixels` · 1024² pixels in this shape; sides are multiples of 16."""
-    if not 0 < megapixels < float("inf"):
-        raise LoRWebError(f"megapixels is {megapixels}; expected a number above 0, 1.0 as published.")
+    if not 0 < megapixels <= MOST_MEGAPIXELS:
+        raise LoRWebError(
+            f"megapixels is {shown(megapixels)}; expected a number above 0, up to {MOST_MEGAPIXELS}, 1.0 as published."
+        )
     aspect = shape.width / shape.height
     area = megapixels * 1024**2
     return Size(_multiple(round((area / aspect) ** 0.5)), _multiple(round((area * aspect) ** 0.5)))
@@ -89,7 +94,13 @@ def cut_result(grid: Tensor, b: Size | None = None, fit: str = "stretch", pairs:
     A crop cannot be undone: what was cut off is not in the grid. The part that is comes back at b's scale.
     """
     _check_fit(fit)
+    check_pairs(pairs)
     height, width = grid.shape[1] // (pairs + 1), grid.shape[2] // 2
+    if not (height and width):
+        raise LoRWebError(
+            f"The picture is {grid.shape[2]}×{grid.shape[1]} pixels, too small for a grid of {pairs} pair(s) and b. "
+            "Give the decoded grid, and as many pairs as it shows."
+        )
     last = grid[:, pairs * height :, width:]
     if b is None:
         return last
@@ -102,6 +113,12 @@ def cut_result(grid: Tensor, b: Size | None = None, fit: str = "stretch", pairs:
     return resize(last, b)
 
 
+def check_pairs(pairs: int) -> None:
+    """Raise LoRWebError if a grid cannot be one of so many pairs."""
+    if not 1 <= pairs <= 10_000:
+        raise LoRWebError(f"pairs is {shown(pairs)}; expected a whole number from 1 to 10,000.")
+
+
 def resize(images: Tensor, size: Size) -> Tensor:
     """Bicubic, antialiased, clamped: (n, H, W, 3) → (n, *size, 3)."""
     if tuple(images.shape[1:3]) == tuple(size):
@@ -112,7 +129,7 @@ def resize(images: Tensor, size: Size) -> Tensor:
 
 def _check_fit(fit: str) -> None:
     if fit not in FITS:
-        raise LoRWebError(f"fit is {fit!r}; expected one of: {', '.join(FITS)}.")
+        raise LoRWebError(f"fit is {shown(fit)}; expected one of: {', '.join(FITS)}.")
 
 
 def fitted(image: Tensor, cell: Size, shape: Size, fit: str) -> Tensor:

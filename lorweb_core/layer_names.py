@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-from .errors import LoRWebError
+from .errors import LoRWebError, shown
 
 KINDS = ("modulation", "attention", "MLP")
+MOST_PARTS = 1000
+"""Of a text that names blocks: more are not understood."""
+
 STREAMS = ("image", "text", "both")
 """Double blocks have a stream for the image and one for the text; single blocks put both through one."""
 
@@ -52,7 +55,7 @@ def select(names: Iterable[str], blocks: str = "all", kind: str = "all", stream:
     """
     for what, value, known in (("kind", kind, KINDS), ("stream", stream, STREAMS)):
         if value not in ("all", *known):
-            raise LoRWebError(f"{what} is {value!r}; expected one of: all, {', '.join(known)}.")
+            raise LoRWebError(f"{what} is {shown(value)}; expected one of: all, {', '.join(known)}.")
     wanted = _blocks(blocks)
 
     def meant(name: str) -> bool:
@@ -65,7 +68,9 @@ def select(names: Iterable[str], blocks: str = "all", kind: str = "all", stream:
 
     chosen = [meant(name) for name in names]
     if not any(chosen):
-        raise LoRWebError(f"The basis has no layer of blocks {blocks!r}, kind {kind!r} and stream {stream!r}.")
+        raise LoRWebError(
+            f"The basis has no layer of blocks {shown(blocks)}, kind {shown(kind)} and stream {shown(stream)}."
+        )
     return chosen
 
 
@@ -74,11 +79,11 @@ def _blocks(text: str) -> list[tuple[str, range]] | None:
     if text.strip() in ("", "all"):
         return None
     wanted = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?\s*", part)
+    for part in text.split(",", MOST_PARTS):
+        found = re.fullmatch(r"\s*(double|single)(?:\s+(\d{1,9})(?:\s*-\s*(\d{1,9}))?)?\s*", part)
         if not found:
             raise LoRWebError(
-                f"blocks is {text!r}; expected 'all', or blocks such as 'double', 'single 20-37' or "
+                f"blocks is {shown(text)}; expected 'all', or blocks such as 'double', 'single 20-37' or "
                 "'double 0-3, single 5'."
             )
         sort, first, last = found.groups()

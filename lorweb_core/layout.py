@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import LoRWebError
-from .grid import Size, area_size, cut_result, fitted, grid_sizes, reference_grid, resize
+from .errors import LoRWebError, shown
+from .grid import Size, area_size, check_pairs, cut_result, fitted, grid_sizes, reference_grid, resize
 from .triplet import Triplet
 
 
@@ -70,7 +70,7 @@ LAYOUTS = {
 
 def find_layout(name: str) -> Layout:
     if name not in LAYOUTS:
-        raise LoRWebError(f"layout is {name!r}; expected one of: {', '.join(LAYOUTS)}.")
+        raise LoRWebError(f"layout is {shown(name)}; expected one of: {', '.join(LAYOUTS)}.")
     return LAYOUTS[name]
 
 
@@ -78,8 +78,8 @@ def check_weights(example_weight: float, b_weight: float) -> None:
     for name, weight in {"example_weight": example_weight, "b_weight": b_weight}.items():
         if not 0 < weight < math.inf:
             raise LoRWebError(
-                f"{name} is {weight}; expected a number above 0: 1 as trained, less to look there less, more to look "
-                "there more."
+                f"{name} is {shown(weight)}; expected a number above 0: 1 as trained, less to look there less, more "
+                "to look there more."
             )
 
 
@@ -92,14 +92,15 @@ def attention_bias(
     last; others keep their weight. Raises LoRWebError if these cannot be this layout's.
     """
     check_weights(example_weight, b_weight)
+    check_pairs(pairs)
     chosen = find_layout(layout)
     shares = chosen.example_shares(pairs)
     others = len(references) - len(shares)
     if others < 0 or (chosen.indexed and others):
         raise LoRWebError(
-            f"The model is given {len(references)} reference images, but the layout {layout!r} with {pairs} pair(s) "
-            f"has {len(shares)}. Connect Kontext Extended-Attention Conditioning to the sampler, its negative too, and "
-            "set the same layout and number of pairs on Analogy Attention."
+            f"The model is given {len(references)} reference images, but the layout {shown(layout)} with {pairs} "
+            f"pair(s) has {len(shares)}. Connect Kontext Extended-Attention Conditioning to the sampler, its negative "
+            "too, and set the same layout and number of pairs on Analogy Attention."
         )
     biases = [torch.zeros(math.prod(size)) for size in references[:others]]
     for (rows, columns), share in zip(references[others:], shares, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .encoder import EncoderSpec, VisionEncoder
-from .errors import LoRWebError
+from .errors import LoRWebError, shown
 from .grid import Size, resize
 from .triplet import Triplet
 
@@ -75,18 +75,18 @@ def encode_queries(encoder: VisionEncoder, analogies: Sequence[Triplet], mode: s
     In patch modes each of the k tokens is a query of its own.
     """
     if mode not in QUERY_MODES:
-        raise LoRWebError(f"Query mode {mode!r} is not known; this version has: {', '.join(QUERY_MODES)}.")
+        raise LoRWebError(f"Query mode {shown(mode)} is not known; this version has: {', '.join(QUERY_MODES)}.")
     how = QUERY_MODES[mode]
-    shown: dict[tuple[int, ...], int] = {}  # which images a view is made of → its place in the pass
+    places_of: dict[tuple[int, ...], int] = {}  # which images a view is made of → its place in the pass
     pictures: list[Tensor] = []
 
     def place(view: View, images: dict[str, Tensor]) -> int:
         cells = [images.get(cell) for cell in view]
         made_of = tuple(map(id, cells))
-        if made_of not in shown:
-            shown[made_of] = len(pictures)
+        if made_of not in places_of:
+            places_of[made_of] = len(pictures)
             pictures.append(cells[0] if len(cells) == 1 else lay_out(cells))
-        return shown[made_of]
+        return places_of[made_of]
 
     places = [
         [[place(view, {"a": a, "a'": a_prime, "b": b}) for view in how.views] for a, a_prime in pairs]

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder
+from ..lorweb_core.errors import named
 from ..lorweb_core.pictures.score_picture import score_picture
 from ..lorweb_core.space.score import RANK_BY, Score, one_analogy, rank, score
 from ..lorweb_core.triplet import each_image
@@ -105,8 +106,8 @@ def _encoder(basis: LoRABasis, clip_vision) -> VisionEncoder:
         return find_encoder(basis.config.external_query_model, clip_vision)
     if clip_vision is None:
         raise LoRWebError(
-            f"{basis.name} routes by the layers' own inputs and has no image encoder to compare edits with. Connect "
-            "Load CLIP Vision to clip_vision, e.g. with openai/clip-vit-large-patch14."
+            f"{named(basis.name)} routes by the layers' own inputs and has no image encoder to compare edits with. "
+            "Connect Load CLIP Vision to clip_vision, e.g. with openai/clip-vit-large-patch14."
         )
     return encoder_from_clip_vision(clip_vision)
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRWebError
+from ..lorweb_core.errors import shown
 from ..lorweb_core.grid import FITS
 from ..lorweb_core.layout import LAYOUTS, find_layout
 from ..lorweb_core.triplet import triplets
@@ -94,7 +95,9 @@ class ExtendedAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = find_layout(layout)
         if demonstrations not in DEMONSTRATIONS:
-            raise LoRWebError(f"demonstrations is {demonstrations!r}; expected one of: {', '.join(DEMONSTRATIONS)}.")
+            raise LoRWebError(
+                f"demonstrations is {shown(demonstrations)}; expected one of: {', '.join(DEMONSTRATIONS)}."
+            )
         if negative is None:
             (negative,) = nodes.ConditioningZeroOut().zero_out(positive)
         if chosen.indexed:
@@ -102,10 +105,10 @@ class ExtendedAttention(io.ComfyNode):
         analogies = triplets(a, a_prime, b)
         if demonstrations == "first pair":
             analogies = [analogy._replace(pairs=analogy.pairs[:1]) for analogy in analogies]
-        shown = [chosen.show(analogy, megapixels, fit) for analogy in analogies]
-        references = [torch.stack(images) for images in zip(*(s.references for s in shown), strict=True)]
+        laid_out = [chosen.show(analogy, megapixels, fit) for analogy in analogies]
+        references = [torch.stack(images) for images in zip(*(s.references for s in laid_out), strict=True)]
         values = {"reference_latents": [vae.encode(images) for images in references]}
-        height, width = shown[0].sampled  # of all: the images of a batch are of one size
+        height, width = laid_out[0].sampled  # of all: the images of a batch are of one size
         latent = torch.zeros(
             (len(analogies), LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE),
             device=comfy.model_management.intermediate_device(),
@@ -114,7 +117,7 @@ class ExtendedAttention(io.ComfyNode):
             node_helpers.conditioning_set_values(positive, values, append=True),
             node_helpers.conditioning_set_values(negative, values, append=True),
             {"samples": latent},
-            torch.stack([s.overview for s in shown]),
+            torch.stack([s.overview for s in laid_out]),
         )
 
 
@@ -129,7 +132,7 @@ def _indexed(conditioning: list, name: str) -> list:
         method = values.get("reference_latents_method", "index")
         if method != "index":
             raise LoRWebError(
-                f"{name} has the reference method {method!r}, but the layout sequence needs 'index'. Take out the node "
-                "that sets it, or choose the layout grid."
+                f"{name} has the reference method {shown(method)}, but the layout sequence needs 'index'. Take out "
+                "the node that sets it, or choose the layout grid."
             )
     return node_helpers.conditioning_set_values(conditioning, {"reference_latents_method": "index"})

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
+from ..lorweb_core.errors import named, shown
 from ..lorweb_core.pictures.share_picture import draw_shares
 from ..lorweb_core.space.fingerprint import fingerprint
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
@@ -16,7 +16,7 @@ from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
 from ..lorweb_core.tensor_files import file_identity
 from . import save_path, shared_inputs, sockets
 from .basis_loader import FOLDER
-from .listed_files import listed_file, listed_files
+from .listed_files import folders, listed_file, listed_files
 from .load_mixture import SUFFIX
 from .progress import progress_bar
 from .save_mixture import FOLDER as MIXTURES
@@ -120,8 +120,8 @@ def _saved(folder: str, required: bool = False) -> list[Path]:
     found = [name for name in names if PurePosixPath(name.replace("\\", "/")).is_relative_to(PurePosixPath(folder))]
     if required and not found:
         raise LoRWebError(
-            f"saved_mixtures is {folder!r}, but no saved mixture is there in "
-            f"{' or '.join(folder_paths.get_folder_paths(MIXTURES))}. Give a subfolder of it, '.' for all, or nothing."
+            f"saved_mixtures is {shown(folder)}, but no saved mixture is there in "
+            f"{folders(MIXTURES)}. Give a subfolder of it, '.' for all, or nothing."
         )
     return [listed_file(MIXTURES, name, SUFFIX) for name in found]
 
@@ -135,5 +135,5 @@ def _load(paths: list[Path], basis: LoRABasis) -> tuple[list[Mixture], list[str]
         else:
             skipped.append(path.name)
     if skipped:
-        log.warning("%s: mixtures of other bases are left out: %s.", basis.name, ", ".join(skipped))
+        log.warning("%s: mixtures of other bases are left out: %s.", named(basis.name), shown(skipped))
     return mixtures, skipped

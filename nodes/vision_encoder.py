@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..lorweb_core import LoRWebError, VisionEncoder
 from ..lorweb_core.encoder import ENCODERS, check_encoder, load_encoder
+from ..lorweb_core.errors import named, shown
 
 # The host's name for a kind of vision tower → ours.
 FAMILIES = {"clip_vision_model": "clip", "siglip_vision_model": "siglip", "siglip2_vision_model": "siglip"}
@@ -68,12 +69,12 @@ def _load_encoder(model_id: str) -> VisionEncoder:
         return _encoder_from_folder(found)
     except (OSError, ValueError, SafetensorError) as error:
         here = isinstance(error, LoRWebError) or found != model_id
-        problem = f"cannot be loaded from {found} ({error})" if here else "is not on this machine"
+        problem = f"cannot be loaded from {named(found)} ({named(str(error))})" if here else "is not on this machine"
         # Of SigLIP the host has no pooling head, see encoder_from_clip_vision.
         put = "Connect Load CLIP Vision with it, or put" if ENCODERS[model_id].family == "clip" else "Put"
         raise LoRWebError(
             f"The image encoder {model_id} {problem}. {put} config.json and model.safetensors from "
-            f"{ENCODERS[model_id].source} into {folders[0]}."
+            f"{ENCODERS[model_id].source} into {shown(folders[0])}."
         ) from error
 
 

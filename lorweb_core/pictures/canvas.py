@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -53,7 +53,7 @@ THEMES = {
 
 def find_theme(name: str) -> Theme:
     if name not in THEMES:
-        raise LoRWebError(f"theme is {name!r}; expected one of: {', '.join(THEMES)}.")
+        raise LoRWebError(f"theme is {shown(name)}; expected one of: {', '.join(THEMES)}.")
     return THEMES[name]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..basis import LoRABasis, Progress, load_basis
 from ..checkpoint import PUBLISHED, BasisLayer
 from ..config import BasisConfig
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named, shown
 from .saved_file import Entry, replacing, write_tensors
 
 Sources = Mapping[str, Sequence[BasisLayer]]
@@ -41,8 +41,8 @@ def write_basis(
     config_path = path.with_suffix(".yaml")
     if config_path.exists() and not path.exists():
         raise LoRWebError(
-            f"{config_path.name} is in {path.parent} already, without {path.name}: it may be another basis's config. "
-            "Choose another name, or move it away."
+            f"{named(config_path)} is in {shown(path.parent)} already, without {named(path)}: it may be another "
+            "basis's config. Choose another name, or move it away."
         )
     # The header comes first. Hundreds of layers share a handful of geometries: one of each tells what all will be.
     made = {_geometry(layers): layers for layers in sources.values()}

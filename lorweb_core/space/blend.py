@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named, shown
 from ..mixture import Mixture
 from .fingerprint import fingerprint
 from .logits import to_logits, to_scores
@@ -63,7 +63,7 @@ def _in_logits(like: Mixture, parts: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 def _check(mixtures: Sequence[Mixture], weights: Sequence[float], space: str) -> None:
     if space not in SPACES:
-        raise LoRWebError(f"space is {space!r}; expected one of: {', '.join(SPACES)}.")
+        raise LoRWebError(f"space is {shown(space)}; expected one of: {', '.join(SPACES)}.")
     if not mixtures or len(mixtures) != len(weights):
         raise LoRWebError(f"{len(mixtures)} mixtures and {len(weights)} weights; expected as many of both.")
     for weight in weights:
@@ -78,8 +78,8 @@ def check_same_basis(one: Mixture, other: Mixture) -> None:
     if one.basis is other.basis or fingerprint(one.basis) == fingerprint(other.basis):
         return
     raise LoRWebError(
-        f"The mixtures are of two bases, {one.basis.name} and {other.basis.name}: coefficients of one mean nothing to "
-        "the other. Make them with one LoRWeB Basis Loader."
+        f"The mixtures are of two bases, {named(one.basis.name)} and {named(other.basis.name)}: coefficients of one "
+        "mean nothing to the other. Make them with one LoRWeB Basis Loader."
     )
 
 

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import layer_names
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from ..mixture import Mixture
 from .logits import to_logits, to_scores
+
+MOST_PARTS = 10_000
+"""Of a text that names LoRAs: more are not understood."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ def _audible(change: Edit, n: int) -> Tensor:
     heard[indices(change.mute, n, "mute")] = 0
     if not heard.any():
         raise LoRWebError(
-            f"mute {change.mute!r} and solo {change.solo!r} leave none of the {n} LoRAs. Leave one, or set the "
-            "strength of Mixed LoRA Apply to 0."
+            f"mute {shown(change.mute)} and solo {shown(change.solo)} leave none of the {n} LoRAs. Leave one, or set "
+            "the strength of Mixed LoRA Apply to 0."
         )
     return heard
 
@@ -95,11 +98,13 @@ def _audible(change: Edit, n: int) -> Tensor:
 def indices(text: str, n: int, name: str) -> list[int]:
     """'3, 8-11' → [3, 8, 9, 10, 11]; '' → []. Raises LoRWebError on what is not that, or beyond n − 1."""
     found: list[int] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        numbers = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
+    for part in filter(None, (part.strip() for part in text.split(",", MOST_PARTS))):
+        numbers = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part)
         first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
         if not first <= last < n:
-            raise LoRWebError(f"{name} has {part!r}; expected indices of LoRAs from 0 to {n - 1}, such as '3, 8-11'.")
+            raise LoRWebError(
+                f"{name} has {shown(part)}; expected indices of LoRAs from 0 to {n - 1}, such as '3, 8-11'."
+            )
         found += range(first, last + 1)
     return found
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import BasisLayer
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named
 from .compression import Factors, mixed_factors, squared_rounding, squared_rounding_of_many
 
 # An exact file's rounding is measured on about so many rows and columns of each layer, evenly spread.
@@ -92,4 +92,4 @@ def check_finite(stored: Tensor, layer: str) -> None:
     """Raise LoRWebError if a factor has become infinite in its dtype."""
     if not stored.isfinite().all():
         kind = str(stored.dtype).removeprefix("torch.")
-        raise LoRWebError(f"Layer {layer} has values too large for {kind}. Export as bfloat16 or float32.")
+        raise LoRWebError(f"Layer {named(layer)} has values too large for {kind}. Export as bfloat16 or float32.")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..basis import Progress
 from ..checkpoint import BasisLayer
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named, shown
 from ..mixture import Mixture
 from .compression import Decomposed, Factors, decompose, mixed_factors, squared_rounding
 from .exact_lora import check_finite, exact_rounding, exact_tensors
@@ -184,7 +184,7 @@ def _weights(mixture: Mixture, strength: float) -> dict[str, Tensor]:
 def _check(mixture: Mixture, mode: str, rank: int, error: float, strength: float, dtype: str) -> None:
     for what, value, known in (("mode", mode, MODES), ("dtype", dtype, DTYPES)):
         if value not in known:
-            raise LoRWebError(f"{what} is {value!r}; expected one of: {', '.join(known)}.")
+            raise LoRWebError(f"{what} is {shown(value)}; expected one of: {', '.join(known)}.")
     if mode == "rank" and rank < 1:
         raise LoRWebError(f"rank is {rank}; expected a number from 1.")
     if mode == "error" and not 0 <= error < 1:
@@ -201,4 +201,4 @@ def _check(mixture: Mixture, mode: str, rank: int, error: float, strength: float
 
 def _check_target(mixture: Mixture, path: Path) -> None:
     if path.resolve() in [Path(file[0]).resolve() for file in mixture.basis.identity]:
-        raise LoRWebError(f"{path.name} is the basis itself. Choose another name for the LoRA.")
+        raise LoRWebError(f"{named(path)} is the basis itself. Choose another name for the LoRA.")

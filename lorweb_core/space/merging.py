@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..basis import LoRABasis, Progress
 from ..checkpoint import BasisLayer
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named
 from .basis_file import write_basis
 
 _ROUTING = (
@@ -95,14 +95,15 @@ def _check_alike(one: LoRABasis, other: LoRABasis) -> None:
     def compare(what: str, of_one: object, of_other: object) -> None:
         if of_one != of_other:
             raise LoRWebError(
-                f"{one.name} and {other.name} cannot be merged: {what} is {of_one} in the first and {of_other} in the "
-                "second. Merge bases that were trained for the same model with the same kind of query and routing."
+                f"{named(one.name)} and {named(other.name)} cannot be merged: {what} is {of_one} in the first and "
+                f"{of_other} in the second. Merge bases that were trained for the same model "
+                "with the same kind of query and routing."
             )
 
     for key in (*_ROUTING, *(() if one.config.external_query else ("pooling_type",))):
         compare(key, getattr(one.config, key), getattr(other.config, key))
     for name in sorted(one.layers.keys() ^ other.layers.keys())[:1]:
-        compare(f"layer {name}", *("there" if name in basis.layers else "missing" for basis in (one, other)))
+        compare(f"layer {named(name)}", *("there" if name in basis.layers else "missing" for basis in (one, other)))
     sizes: dict[str, Callable[[BasisLayer], int]] = {
         "the width of the input": lambda layer: layer.A.shape[1],
         "the width of the output": lambda layer: layer.B.shape[2],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..basis import LoRABasis, Progress
 from ..checkpoint import BasisLayer
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named
 from ..mixture import Mixture
 from .basis_file import write_basis
 from .blend import check_same_basis
@@ -72,12 +72,13 @@ def prune_basis(
     kept = (shares >= share).nonzero().flatten().tolist()
     if len(kept) == len(shares):
         raise LoRWebError(
-            f"There is nothing to drop: every LoRA of {basis.name} reaches a share of {share:.2%} in the mixtures "
-            f"({len(mixtures)} given), and the least used has {float(shares.min()):.2%}. Choose a share above that."
+            f"There is nothing to drop: every LoRA of {named(basis.name)} reaches a share of {share:.2%} in the "
+            f"mixtures ({len(mixtures)} given), and the least used has {float(shares.min()):.2%}. "
+            "Choose a share above that."
         )
     if not kept:
         raise LoRWebError(
-            f"Nothing would be left: no LoRA of {basis.name} reaches a share of {share:.2%} in the mixtures "
+            f"Nothing would be left: no LoRA of {named(basis.name)} reaches a share of {share:.2%} in the mixtures "
             f"({len(mixtures)} given), and the most used has {float(shares.max()):.2%}. Choose a share up to that."
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..encoder import VisionEncoder
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from ..grid import Size, resize
 from ..triplet import Triplet, each_image
 
@@ -88,7 +88,7 @@ def unchanged(analogy: Triplet) -> Tensor:
 def rank(scores: Sequence[Score], by: str = "both") -> list[int]:
     """Positions of the scores, the best first; of equals the earlier. Where nothing can be kept, kept is follows."""
     if by not in RANK_BY:
-        raise LoRWebError(f"rank_by is {by!r}; expected one of: {', '.join(RANK_BY)}.")
+        raise LoRWebError(f"rank_by is {shown(by)}; expected one of: {', '.join(RANK_BY)}.")
     figures = {
         "both": lambda s: s.total,
         "follows": lambda s: s.follows,

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from ..analogy import find_device, load_vision_encoder, outline
+from ..errors import named
 from ..space.saved_file import replacing
 from .flux_base import chosen_layers
 from .kontext import DTYPES, KontextEncoders, load_base
@@ -55,7 +56,8 @@ def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
         log.warning(short)
     datasets = find_analogies(config)
     for data in datasets:
-        log.info("%s: %s; kept from training: %s.", data.settings.folder_path, counted(data.seen), counted(data.unseen))
+        folder = named(str(data.settings.folder_path))
+        log.info("%s: %s; kept from training: %s.", folder, counted(data.seen), counted(data.unseen))
     if main:
         with replacing(run.path / "config.yaml") as file:
             file.write(yaml.safe_dump(training_document(config), sort_keys=False).encode())
@@ -81,7 +83,7 @@ def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
     Watch(config, run, training, base, shown, accelerator).run(on_step)
     accelerator.wait_for_everyone()
     saved = run.path / f"{config.name}.safetensors"
-    log.info("Wrote %s, and summary.html beside it", saved)
+    log.info("Wrote %s, and summary.html beside it", named(str(saved)))
     return saved
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from ..space.saved_file import Entry, write_tensors
 from ..tensor_files import read_tensors
 
@@ -30,7 +30,7 @@ class DiskCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LoRWebError(f"The cache folder {folder} cannot be made ({error.strerror}).") from error
+            raise LoRWebError(f"The cache folder {shown(self.folder)} cannot be made ({error.strerror}).") from error
 
     def path(self, made_of: Any) -> Path:
         """Where the tensors made of this are kept. made_of: anything that JSON can say."""
@@ -61,6 +61,7 @@ class DiskCache:
         free = shutil.disk_usage(self.folder).free
         if size > free:
             raise LoRWebError(
-                f"The cache in {self.folder} takes another {size / 1e9:,.1f} GB, but the disk has {free / 1e9:,.1f} GB "
-                "free. Make room, take fewer analogies per edit or a lower resolution, or choose another folder."
+                f"The cache in {shown(self.folder)} takes another {size / 1e9:,.1f} GB, but the disk has "
+                f"{free / 1e9:,.1f} GB free. Make room, take fewer analogies per edit or a lower "
+                "resolution, or choose another folder."
             )

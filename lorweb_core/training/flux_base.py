@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named, shown
 from ..routing import Tokens
 from ..runtime import Part
 from .batch import Batch, Text
@@ -80,13 +80,13 @@ def chosen_layers(transformer: nn.Module, layers: str | Sequence[str] | None = N
         missing = [name for name in layers if name not in known]
         if missing:
             raise LoRWebError(
-                f"network.layers names {missing[0]}, which the model does not have as a Linear inside its blocks; "
-                f"one that it has is {next(iter(known))}."
+                f"network.layers names {named(missing[0])}, which the model does not have as a Linear inside its "
+                f"blocks; one that it has is {next(iter(known))}."
             )
         found = {name: known[name] for name in layers}
     if not found:
         raise LoRWebError(
-            f"network.layers is {layers!r}, which no Linear inside the model's blocks matches; one is named "
+            f"network.layers is {shown(layers)}, which no Linear inside the model's blocks matches; one is named "
             f"{next(iter(known))}."
         )
     return found

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..basis import LoRABasis
 from ..checkpoint import BasisLayer
-from ..errors import LoRWebError
+from ..errors import LoRWebError, named
 from ..space.inspection import entropy
 
 DEAD = 0.01
@@ -79,7 +79,7 @@ def measure_usage(coefficients: Mapping[str, Tensor], layers: Mapping[str, Basis
         table = given.detach().cpu().double().view(-1, given.shape[-1])
         sizes = table.abs() * _lora_norms(layers[name])
         if not sizes.isfinite().all():
-            raise LoRWebError(f"The coefficients or the LoRAs of layer {name} have NaN or infinity.")
+            raise LoRWebError(f"The coefficients or the LoRAs of layer {named(name)} have NaN or infinity.")
         shares = _shares(sizes)
         entropies.append((entropy(table) / max(math.log2(table.shape[1]), 1)).mean())
         means.append(shares.mean(0))
