@@ -3,30 +3,107 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch import Tensor
 
-from .errors import LoRWebError
+from .errors import LoRWebError, shown
+from .regular_file import check_regular
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""What is read, by Pillow's names. Of others some start programs, as PostScript does."""
+
+MOST_PIXELS = 200_000_000
+MOST_BYTES = 1_000_000_000
 
 
 def read_image(path: str | Path, what: str = "The picture") -> Tensor:
-    """(H, W, 3), float32 in 0–1, turned as its EXIF orientation says; transparency is dropped.
+    """Read the first frame of a picture: (H, W, 3), float32 in 0–1, turned as its EXIF orientation says.
 
-    what: what to call it where something is wrong. Raises LoRWebError if there is none, or if it cannot be read.
+    Transparency is dropped. 16-bit grey is scaled; floats are taken as 0–1, or as 0–255 where some are above 1.
+    what: what to call it where something is wrong. Raises LoRWebError if there is none, if it is in none of FORMATS or
+    larger than MOST_PIXELS or MOST_BYTES, or if it cannot be read; pipes and devices are never opened.
     """
-    import numpy
-    from PIL import Image, ImageOps
-
+    path = Path(path)
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip instead of scaling
-                upright = Image.fromarray((numpy.asarray(upright) / 257).astype("uint8"))
-            pixels = numpy.array(upright.convert("RGB"))
+        check_regular(path, what, MOST_BYTES)
+        with open(path, "rb") as file:
+            pixels = _levels(file)
     except FileNotFoundError as error:
-        raise LoRWebError(f"{what} {path}: there is no such file.") from error
-    # Pillow's plugins raise the others on damaged files, beside OSError.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LoRWebError(f"{what} {path} is not an image that can be read ({error}).") from error
-    return torch.from_numpy(pixels).float() / 255
+        raise LoRWebError(f"{what} {shown(path)}: there is no such file.") from error
+    except _Refused as refused:
+        raise LoRWebError(f"{what} {shown(path)} {refused}") from refused
+    except LoRWebError:
+        raise
+    except Exception as error:  # of damaged files Pillow's plugins raise whatever comes of them
+        raise LoRWebError(f"{what} {shown(path)} is not an image that can be read ({shown(error)}).") from error
+    return torch.from_numpy(pixels).float().div_(255)
+
+
+class _Refused(Exception):
+    """Say what is wrong with a picture, as the rest of a sentence that begins with its name."""
+
+
+def _levels(file: BinaryIO) -> ndarray:
+    """Decode the first frame: (H, W, 3), uint8 or, of floats, float32 in 0–255."""
+    import numpy
+    from PIL import ImageOps
+
+    with _opened(file) as image:
+        if min(image.size) < 1:
+            raise _Refused("is not an image that can be read (it has no pixels).")
+        if image.width * image.height > MOST_PIXELS:
+            raise _Refused(
+                f"has {image.width} × {image.height} pixels; at most {MOST_PIXELS:,} are read. Make it smaller."
+            )
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode[0] in "IF":
+        grey = _wide_grey(numpy.asarray(upright))
+        return numpy.repeat(grey[..., None], 3, 2)
+    if upright.mode in ("P", "RGBa"):  # whose transparency goes by way of RGBA
+        upright = upright.convert("RGBA")
+    return numpy.array(upright.convert("RGB"))
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """Read a picture's header.
+
+    By Pillow's plugins and not by its `open`, whose bounds on the number of pixels are another, and global.
+    """
+    from PIL import (  # noqa: F401
+        BmpImagePlugin,
+        Image,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    beginning = file.read(16)
+    file.seek(0)
+    for name in FORMATS:
+        make, accepts = Image.OPEN[name]
+        if accepts(beginning) is True:
+            return make(file, "")
+    raise _Refused("is not an image that can be read: expected PNG, JPEG, WebP, BMP or TIFF.")
+
+
+def _wide_grey(grey: ndarray) -> ndarray:
+    """Scale grey of more than 8 bits to 0–255, which Pillow's `convert` would clip."""
+    import numpy
+
+    least, most = grey.min(), grey.max()
+    if grey.dtype.kind == "f":
+        if not (numpy.isfinite(least) and numpy.isfinite(most)):
+            raise _Refused("has values that are not finite. Save it anew, as PNG.")
+        if least < 0 or most > 255:
+            raise _Refused(f"has values from {least:g} to {most:g}; expected 0 to 1, or 0 to 255. Save it as PNG.")
+        return grey.astype("float32") * (255 if most <= 1 else 1)
+    if least < 0 or most > 65535:
+        raise _Refused(f"has values from {least} to {most}; expected 8 or 16 bits. Save it as PNG.")
+    return (grey / 257).astype("uint8")

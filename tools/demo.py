@@ -119,7 +119,7 @@ def show(folder: Path, names: list[str], results: list[Path]) -> None:
         draw.text((gap, top + side // 2 - 20), name.replace("-", " and\n"), fill="black", font_size=18)
         files = [folder / f"{name}-{image}.png" for image in ("a", "a_prime", "b")]
         for column, path in enumerate([*files, result, folder / f"{name}-truth.png"]):
-            picture = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+            picture = Image.open(path, formats=["PNG"]).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(picture, (left + column * (side + gap), top))
     sheet.save(OUTPUT / "analogies.png")
     print(f"Done: {OUTPUT / 'analogies.png'} shows {len(names)} analogies.", flush=True)
