@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension
 
 from .nodes import NODES
 
-for folder in ("lorweb", "lorweb_mixtures"):
+for folder in ("lorweb", "lorweb_mixtures", "lorweb_datasets"):
     folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from comfy_api.latest import io, ui
 
-from ..lorweb_core import LoRABasis
+from ..lorweb_core import LoRABasis, LoRWebError
 from ..lorweb_core.pictures.training_picture import training_picture
 from ..lorweb_core.training.analogies import split_by_edit
 from ..lorweb_core.training.examples import Examples
@@ -22,7 +22,7 @@ from ..lorweb_core.training.settings import (
 )
 from ..lorweb_core.training.trainer import Step
 from ..lorweb_core.training.usage import Usage, basis_usage
-from . import save_path, shared_inputs, sockets, training_inputs
+from . import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .basis_loader import FOLDER
 from .host_base import HostBase, HostEncoders
 from .training_run import Run, choose_run
@@ -34,7 +34,6 @@ from .training_setup import (
     make_examples,
     model_name,
     optimizer_name,
-    pictures_folder,
 )
 from .vision_encoder import find_encoder
 
@@ -79,9 +78,11 @@ class TrainBasis(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **others) -> str:
-        # Pictures may be added to it, or edited. No layout has them deeper.
-        found = [pictures_folder(folder).glob("/".join("*" * depth)) for depth in (1, 2, 3)] if folder else []
-        return contents(sorted(path for paths in found for path in paths))
+        # Pictures may be added to it, or edited.
+        try:
+            return contents(data_folders.files(data_folders.find_folder(folder or "")))
+        except LoRWebError:  # which execute says
+            return ""
 
     @classmethod
     def execute(
@@ -110,7 +111,8 @@ class TrainBasis(io.ComfyNode):
         theme: str = "dark",
     ) -> io.NodeOutput:
         data = dataset(folder, held_out, resolution)
-        train, kept = split_by_edit(read_analogies(data.folder_path, seed=seed), data.held_out)
+        analogies = read_analogies(data.folder_path, seed=seed, roots=data_folders.roots())
+        train, kept = split_by_edit(analogies, data.held_out)
         path = save_path.save_path(FOLDER, name, "replace")
         encoders = HostEncoders(model, vae, positive)
         base = HostBase(model, vae)

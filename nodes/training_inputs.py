@@ -13,8 +13,10 @@ def data() -> list:
         io.String.Input(
             "folder",
             default="",
-            tooltip="Path of the pictures: a folder for each edit with NAME_before and NAME_after or with "
-            "before/ and after/ in it, target/ and control/ as published, or Relation252K.",
+            tooltip="A folder in ComfyUI's input folder, or in one named under lorweb_datasets in "
+            "extra_model_paths.yaml; others only where ComfyUI was started with LORWEB_TRAIN_ANYWHERE=1. In it: "
+            "a folder for each edit with NAME_before and NAME_after or with before/ and after/ in it, target/ and "
+            "control/ as published, or Relation252K.",
         ),
         io.String.Input(
             "held_out",

@@ -14,12 +14,14 @@ import torch
 from ..lorweb_core import LoRWebError
 from ..lorweb_core.config import BasisConfig
 from ..lorweb_core.encoder import VisionEncoder
+from ..lorweb_core.errors import shown
 from ..lorweb_core.query import QUERY_MODES
 from ..lorweb_core.routing import TOKEN_MODES
 from ..lorweb_core.tensor_files import lasting_identity
 from ..lorweb_core.training.analogies import Analogy
 from ..lorweb_core.training.examples import Examples
 from ..lorweb_core.training.settings import DatasetSettings, TrainingConfig
+from .data_folders import find_folder
 from .host_base import HostEncoders, digest
 from .progress import progress_bar
 
@@ -33,23 +35,20 @@ SHOWN = 2
 
 
 def dataset(folder: str, held_out: str, resolution: int) -> DatasetSettings:
-    """held_out: names and patterns of edits, with commas or in lines. Raises LoRWebError if no folder is given."""
-    if not folder.strip():
-        raise LoRWebError("folder is empty: give the path of a folder of pictures before and after an edit.")
+    """Make a dataset's settings of what was typed.
+
+    held_out: names and patterns of edits, with commas or in lines. Raises LoRWebError if the folder is none to read.
+    """
     names = tuple(part.strip() for part in re.split(r"[,\n]", held_out) if part.strip())
-    path = pictures_folder(folder)
-    return DatasetSettings(folder_path=path, caption_dropout_rate=0.0, resolution=resolution, held_out=names)
-
-
-def pictures_folder(folder: str) -> Path:
-    """As typed, or as a file manager copies it."""
-    return Path(folder.strip().strip('"')).expanduser()
+    return DatasetSettings(
+        folder_path=find_folder(folder), caption_dropout_rate=0.0, resolution=resolution, held_out=names
+    )
 
 
 def basis_config(loras: int, keys_dim: int, query_mode: str) -> BasisConfig:
     """query_mode: one of MODES."""
     if query_mode not in MODES:
-        raise LoRWebError(f"query_mode is {query_mode!r}; expected one of: {', '.join(MODES)}.")
+        raise LoRWebError(f"query_mode is {shown(query_mode)}; expected one of: {', '.join(MODES)}.")
     external = not query_mode.startswith(ACTIVATION)
     return BasisConfig(
         loras_num=loras,

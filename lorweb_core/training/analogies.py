@@ -6,18 +6,23 @@ import difflib
 import hashlib
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from ..image_file import read_image
 from ..triplet import rgb_image
 
 log = logging.getLogger(__name__)
+
+LONGEST_PATTERN = 1_000
+MOST_PATTERNS = 1_000
+"""Of `held_out`. Each is held against every edit; whole names are not counted."""
 
 
 class Picture(NamedTuple):
@@ -54,7 +59,7 @@ class Analogy(NamedTuple):
     def name(self) -> str:
         """What to call it in messages: its edit and its files."""
         files = dict.fromkeys(f"{picture.path.parent.name}/{picture.path.name}" for picture in self.pictures)
-        return f"{self.edit} ({', '.join(files)})"
+        return f"{some([self.edit])} ({some(list(files))})"
 
 
 def load_picture(picture: Picture) -> Tensor:
@@ -62,7 +67,7 @@ def load_picture(picture: Picture) -> Tensor:
     image = read_image(picture.path)
     left, right = (image.shape[1] * edge // picture.parts for edge in (picture.part, picture.part + 1))
     which = f", part {picture.part + 1} of {picture.parts}" if picture.parts > 1 else ""
-    return rgb_image(image[:, left:right], f"The picture {picture.path}{which}")
+    return rgb_image(image[:, left:right], f"The picture {shown(picture.path)}{which}")
 
 
 def every_two(pairs: Mapping[str, Sequence[Pair]], most: int, seed: int) -> list[Analogy]:
@@ -91,8 +96,8 @@ def _of_edit(edit: str, pairs: Sequence[Pair], most: int, seed: int) -> list[Ana
     chosen = sorted(random.Random(f"{seed} {edit}").sample(ordered, min(most, len(ordered))))
     made = []
     for first, second in (divmod(number, others) for number in chosen):
-        shown, asked = pairs[first], pairs[second + (second >= first)]
-        made.append(Analogy(shown.before, shown.after, asked.before, asked.after, edit, shown.caption))
+        example, asked = pairs[first], pairs[second + (second >= first)]
+        made.append(Analogy(example.before, example.after, asked.before, asked.after, edit, example.caption))
     return made
 
 
@@ -103,16 +108,23 @@ def split_by_edit(
 
     held_out: names of edits, or globs such as `color *`. share: of the other edits, how many to keep besides, in 0–1;
     which ones depends on the seed and on their names only, so further edits hardly move one from one side to the other.
-    Raises LoRWebError if a name is no edit's, or if nothing is left to train on.
+    Raises LoRWebError if a name is no edit's, if there are more than MOST_PATTERNS globs or one is longer than
+    LONGEST_PATTERN characters, or if nothing is left to train on.
     """
     edits = sorted({analogy.edit for analogy in analogies})
-    kept: set[str] = set()
-    for pattern in held_out:
-        matching = [edit for edit in edits if edit == pattern or fnmatchcase(edit, pattern)]
-        if not matching:
-            near = difflib.get_close_matches(pattern, edits, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {some(edits)}."
-            raise LoRWebError(f"held_out: {pattern!r} is the name of no edit; {hint}")
+    names = set(edits)
+    globs = [pattern for pattern in dict.fromkeys(held_out) if pattern not in names or re.search(r"[*?\[]", pattern)]
+    kept = names & set(held_out)
+    if len(globs) > MOST_PATTERNS:
+        raise LoRWebError(
+            f"held_out has {len(globs):,} patterns or names of no edit; at most {MOST_PATTERNS:,} may be."
+        )
+    for pattern in globs:
+        matching = list(filter(_glob(pattern), edits))
+        if not matching and pattern not in names:
+            near = difflib.get_close_matches(pattern, edits[:MOST_PATTERNS], 1)
+            hint = f"did you mean {shown(near[0])}?" if near else f"there are: {some(edits)}."
+            raise LoRWebError(f"held_out: {shown(pattern)} is the name of no edit; {hint}")
         kept.update(matching)
     others = sorted(set(edits) - kept, key=lambda edit: hashlib.sha256(f"{seed} {edit}".encode()).digest())
     kept.update(others[: round(share * len(others))])
@@ -124,7 +136,21 @@ def split_by_edit(
     return train, [analogy for analogy in analogies if analogy.edit in kept]
 
 
-def some(names: Sequence[str], most: int = 20) -> str:
-    """Names for a message, as many as can be read."""
+def _glob(pattern: str) -> Callable[[str], object]:
+    """Make a test for texts of a glob, in which case matters."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise LoRWebError(
+            f"held_out: {shown(pattern)} has {len(pattern):,} characters; expected at most {LONGEST_PATTERN:,}."
+        )
+    return re.compile(translate(pattern)).match
+
+
+def _as_name(text: str) -> str:
+    """Show a text as `shown` does, without quotes."""
+    return shown(text)[1:-1]
+
+
+def some(names: Sequence[str], most: int = 20, show: Callable[[str], str] = _as_name) -> str:
+    """List names in a message: as many, and as much of each, as can be read. show: makes of each what is listed."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(show, names[:most])) + more

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..encoder import VisionEncoder
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from ..grid import MULTIPLE, Size, reference_grid, resize
 from ..query import encode_queries
 from ..tensor_files import LastingIdentity, lasting_identity
@@ -98,7 +98,7 @@ class Encoding:
 
         def encode() -> Tensors:
             text = self.encoders.encode_text([caption])._asdict()
-            return _finite({name: values.half() for name, values in text.items()}, f"the caption {caption!r}")
+            return _finite({name: values.half() for name, values in text.items()}, f"the caption {shown(caption)}")
 
         return self._cache.get(self._made_of(caption), encode)
 

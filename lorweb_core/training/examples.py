@@ -104,7 +104,7 @@ class Examples:
                 len(unreadable),
                 len(self.analogies) - len(left),
                 len(self.analogies),
-                some(list(unreadable.values())),
+                some(list(unreadable.values()), show=str),
             )
         self._draw_from(left)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from .analogies import Analogy, Pair, Picture, every_two, some
+from .data_reader import DataReader, is_text
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Of the files that are taken for pictures."""
+LARGEST_CAPTION = 100_000
+LARGEST_LIST = 32_000_000
+"""Bytes of a file with a caption, and of one that lists pictures: about 100,000 of them."""
 
 PAIRED = (("before", "after"), ("source", "target"), ("input", "output"))
 """What the two pictures of a pair are called, at the end of their names or as folders."""
@@ -29,20 +31,17 @@ class Wanted(NamedTuple):
     default_caption: str
     analogies_per_edit: int
     seed: int
+    reader: DataReader
 
     def caption(self, beside: Path) -> str:
-        """What the text file of this name, whose suffix is exchanged, says."""
+        """Read the text file of this name, whose suffix is exchanged."""
         path = beside.with_suffix(f".{self.caption_ext.lstrip('.')}")
-        try:
-            return path.read_text(encoding="utf-8-sig").strip()
-        except FileNotFoundError:
-            return self.default_caption
-        except (OSError, UnicodeDecodeError) as error:
-            raise LoRWebError(f"The caption {path} cannot be read as UTF-8 text ({error}).") from error
+        text = self.reader.text(path, "The caption", LARGEST_CAPTION)
+        return self.default_caption if text is None else text.strip()
 
 
 class FolderLayout(NamedTuple):
-    lies_in: Callable[[Path, Path | None], bool]
+    lies_in: Callable[[Wanted], bool]
     """Whether a folder, with a control folder or without, is laid out so."""
     read: Callable[[Wanted], list[Analogy]]
     """Raises LoRWebError for what is wrong; no analogies where there are none."""
@@ -50,36 +49,21 @@ class FolderLayout(NamedTuple):
     """What to look for in the folder, in words."""
 
 
-def entries(folder: Path) -> list[Path]:
-    """What is in a folder, in order of names, without hidden files."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise LoRWebError(f"{folder}: the folder cannot be read ({error.strerror}).") from error
-
-
-def _images(folder: Path) -> list[Path]:
-    return [path for path in entries(folder) if path.suffix.lower() in SUFFIXES]
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in entries(folder) if path.is_dir()]
-
-
 def _warn_of_missing(folder: Path, missing: Sequence[str], what: str) -> None:
     if missing:
-        log.warning("%s: %d %s and are left out: %s.", folder, len(missing), what, some(missing))
+        log.warning("%s: %d %s and are left out: %s.", shown(folder), len(missing), what, some(missing))
 
 
 def _read_triplets(wanted: Wanted) -> list[Analogy]:
     """As published: target/X is b', control/X the strip a|a'|b. The edit is what analogy_metadata.json has as category,
     else the caption, else the file's name.
     """
-    targets, controls = _target_and_control(wanted.folder, wanted.control)
-    strips = {path.stem: path for path in _images(controls)}
-    categories = _categories(targets.parent / "analogy_metadata.json")
+    reader = wanted.reader
+    targets, controls = _target_and_control(wanted)
+    strips = {path.stem: path for path in reader.images(controls)}
+    categories = _categories(reader, targets.parent / "analogy_metadata.json")
     found, missing = [], []
-    for target in _images(targets):
+    for target in reader.images(targets):
         if target.stem not in strips:
             missing.append(target.name)
             continue
@@ -87,31 +71,29 @@ def _read_triplets(wanted: Wanted) -> list[Analogy]:
         edit = categories.get(target.stem) or caption or target.stem
         a, a_prime, b = (Picture(strips[target.stem], part, 3) for part in range(3))
         found.append(Analogy(a, a_prime, b, Picture(target), edit, caption))
-    _warn_of_missing(targets, missing, f"pictures have no strip a|a'|b of their name in {controls}")
+    _warn_of_missing(targets, missing, f"pictures have no strip a|a'|b of their name in {shown(controls)}")
     return found
 
 
-def _target_and_control(folder: Path, control: Path | None) -> tuple[Path, Path]:
-    if control is not None:
-        return folder, control
-    if (folder / "target").is_dir() or folder.name != "target":
-        return folder / "target", folder / "control"
-    return folder, folder.with_name("control")
+def _target_and_control(wanted: Wanted) -> tuple[Path, Path]:
+    folder, reader = wanted.folder, wanted.reader
+    if wanted.control is not None:
+        return folder, wanted.control
+    beside = folder.name == "target" and reader.allows(folder.parent) and not reader.has_folder(folder / "target")
+    return (folder, folder.with_name("control")) if beside else (folder / "target", folder / "control")
 
 
-def _categories(path: Path) -> dict[str, str]:
+def _categories(reader: DataReader, path: Path) -> dict[str, str]:
     """Name of an analogy → its category, where the metadata file says it."""
-    if not path.is_file():
-        return {}
-    described = _read_entries(path, "analogy_id")
-    return {each["analogy_id"]: category for each in described if (category := str(each.get("category") or ""))}
+    described = _read_entries(reader, path, "analogy_id", "category") or []
+    return {each["analogy_id"]: each["category"] for each in described if each.get("category")}
 
 
 def _read_pair_folders(wanted: Wanted) -> list[Analogy]:
     """A folder for each edit, its pairs NAME_before, NAME_after or before/NAME, after/NAME, and maybe a caption.txt."""
     pairs, lonely = {}, []
-    for edit in _folders(wanted.folder):
-        before, after = _by_name(edit, 0), _by_name(edit, 1)
+    for edit in wanted.reader.folders(wanted.folder):
+        before, after = (_by_name(wanted.reader, edit, side) for side in (0, 1))
         caption = wanted.caption(edit / "caption.txt")
         both = sorted(before.keys() & after.keys())
         pairs[edit.name] = [Pair(Picture(before[name]), Picture(after[name]), caption) for name in both]
@@ -121,67 +103,89 @@ def _read_pair_folders(wanted: Wanted) -> list[Analogy]:
     return every_two(pairs, wanted.analogies_per_edit, wanted.seed)
 
 
-def _by_name(edit: Path, side: int) -> dict[tuple[str, str], Path]:
+def _by_name(reader: DataReader, edit: Path, side: int) -> dict[tuple[str, str], Path]:
     """The pictures before (side 0) or after (1) the edit, by what the two of a pair have in common."""
     named = {}
     for words in PAIRED:
         ending = f"_{words[side]}"
-        for path in _images(edit):
+        for path in reader.images(edit):
             if path.stem.lower().endswith(ending):
                 named[words[0], path.stem[: -len(ending)]] = path
-        if (edit / words[side]).is_dir():
-            named |= {(f"{words[0]}/", path.stem): path for path in _images(edit / words[side])}
+        if reader.has_folder(edit / words[side]):
+            named |= {(f"{words[0]}/", path.stem): path for path in reader.images(edit / words[side])}
     return named
 
 
 def _read_relation252k(wanted: Wanted) -> list[Analogy]:
     """A folder for each category, which is the edit; pictures of its Group1/labels.json are pairs, left and right."""
     pairs, missing = {}, []
-    for category in _folders(wanted.folder):
-        labels = category / "Group1" / "labels.json"
-        if not labels.is_file():
+    for category in wanted.reader.folders(wanted.folder):
+        path = category / "Group1" / "labels.json"
+        labels = _read_entries(wanted.reader, path, "img_name", "edit_instruction")
+        if labels is None:
             continue
         pairs[category.name] = []
-        for label in _read_entries(labels, "img_name"):
-            path = labels.with_name(label["img_name"])
-            if not path.is_file():
+        for label in labels:
+            path = path.with_name(label["img_name"])
+            if not wanted.reader.has_file(path):
                 missing.append(str(path.relative_to(wanted.folder)))
                 continue
-            caption = str(label.get("edit_instruction") or wanted.default_caption)
+            caption = label.get("edit_instruction") or wanted.default_caption
             pairs[category.name].append(Pair(Picture(path, 0, 2), Picture(path, 1, 2), caption))
     _warn_of_missing(wanted.folder, missing, "pictures are named in a labels.json, but are missing")
     return every_two(pairs, wanted.analogies_per_edit, wanted.seed)
 
 
-def _read_entries(path: Path, key: str) -> list[dict[str, Any]]:
-    """A JSON list of objects that each have a text under `key`."""
+def _read_entries(reader: DataReader, path: Path, key: str, optional: str) -> list[dict[str, Any]] | None:
+    """Read a JSON list of objects that each have a file's name under `key`, and maybe a text under `optional`.
+
+    None if there is no such file. Raises LoRWebError, naming the file, for any other content.
+    """
+    text = reader.text(path, "The list", LARGEST_LIST)
+    if text is None:
+        return None
     try:
-        listed = json.loads(path.read_text(encoding="utf-8-sig"))
-        valid = isinstance(listed, list) and all(
-            isinstance(each, dict) and isinstance(each.get(key), str) and each[key] for each in listed
-        )
-    except OSError as error:
-        raise LoRWebError(f"{path} cannot be read ({error.strerror}).") from error
+        listed = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise LoRWebError(f"{path} is no JSON ({error}). Correct it, or download it again.") from error
-    if not valid:
-        raise LoRWebError(f"{path}: expected a list of objects, each with a text under {key!r}. Correct it.")
+        raise LoRWebError(f"{shown(path)} is no JSON ({error}). Correct it, or download it again.") from error
+    if not isinstance(listed, list):
+        raise LoRWebError(f"{shown(path)}: expected a list of objects, not {shown(listed)}. Correct it.")
+    for each in listed:
+        if not isinstance(each, dict) or not is_text(each.get(key)) or not each[key]:
+            raise LoRWebError(f"{shown(path)}: expected objects with a text under {key!r}, not {shown(each)}.")
+        if not _is_name(each[key]):
+            raise LoRWebError(f"{shown(path)}: {key} is {shown(each[key])}; expected the name of a file, no path.")
+        if each.get(optional) is not None and not is_text(each[optional]):
+            raise LoRWebError(f"{shown(path)}: {optional} is {shown(each[optional])}; expected a text.")
     return listed
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no value")
+
+
+def _is_name(text: str) -> bool:
+    """Tell if a text is a file's name on every system, and no path."""
+    return (
+        text not in (".", "..") and "\0" not in text and PurePosixPath(text).name == PureWindowsPath(text).name == text
+    )
 
 
 LAYOUTS = {
     "triplets": FolderLayout(
-        lambda folder, control: all(path.is_dir() for path in _target_and_control(folder, control)),
+        lambda wanted: all(map(wanted.reader.has_folder, _target_and_control(wanted))),
         _read_triplets,
         "target/X.jpg, which is b', with control/X.jpg, the strip a|a'|b",
     ),
     "relation252k": FolderLayout(
-        lambda folder, _: any((each / "Group1" / "labels.json").is_file() for each in _folders(folder)),
+        lambda wanted: any(
+            wanted.reader.has_file(each / "Group1" / "labels.json") for each in wanted.reader.folders(wanted.folder)
+        ),
         _read_relation252k,
         "<category>/Group1/labels.json with the pictures that it names beside it",
     ),
     "pairs": FolderLayout(
-        lambda folder, _: any(_by_name(edit, 0) for edit in _folders(folder)),
+        lambda wanted: any(_by_name(wanted.reader, edit, 0) for edit in wanted.reader.folders(wanted.folder)),
         _read_pair_folders,
         "<edit>/NAME_before.png with <edit>/NAME_after.png (or source and target, or input and output), or "
         "<edit>/before/NAME.png with <edit>/after/NAME.png",

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 import parity
 import pytest
@@ -22,12 +23,16 @@ SMALL_FLUX = {**FLUX_1, "hidden_size": 256, "num_heads": 2, "depth": 1, "depth_s
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three edits of three pairs."""
+def pictures(host, request):
+    """Three edits of three pairs, in the host's input folder."""
+    import folder_paths
+
     torch.manual_seed(0)
     edits = {"bright": lambda x: x**0.5, "inverted": lambda x: 1 - x, "night": lambda x: x * 0.3}
     scenes = {i: standins.picture(False, ("house", "tree")[i % 2], (48, 48)).roll(i * 7, 1) for i in range(3)}
-    return save_pairs(tmp_path / "pairs", edits, scenes)
+    folder = Path(folder_paths.get_input_directory(), request.node.name)
+    yield save_pairs(folder, edits, scenes)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -339,10 +344,10 @@ def test_bad_input_says_so(load_flux, train, given, message):
         train(load_flux(), **given)
 
 
-def test_a_folder_without_pairs_says_so(load_flux, train, tmp_path):
-    (tmp_path / "empty").mkdir()
+def test_a_folder_without_pairs_says_so(load_flux, train, pictures):
+    (pictures / "empty").mkdir()
     with pytest.raises(ValueError, match="No pairs of pictures found"):
-        train(load_flux(), folder=str(tmp_path / "empty"))
+        train(load_flux(), folder=str(pictures / "empty"))
 
 
 def test_an_error_leaves_the_model_as_it_was(host, load_flux, train, monkeypatch):

@@ -12,17 +12,17 @@ from pairs import save_pairs
 
 @pytest.fixture
 def graph(tmp_path) -> dict:
-    """The bundled workflow, in which the basis is not loaded but trained."""
+    """The bundled workflow, in which the basis is not loaded but trained on pictures in the host's input folder."""
     edits = {"inverted": lambda x: 1 - x, "dark": lambda x: x * 0.3}
     scenes = {shape: standins.picture(False, shape, (48, 48)) for shape in ("house", "tree")}
-    pairs = save_pairs(tmp_path / "pairs", edits, scenes)
+    save_pairs(tmp_path / "base" / "input" / "pairs", edits, scenes)
     graph = standins.for_standins(ROOT / "workflows" / "api" / "visual_analogy.json", megapixels=0.02, steps=2)
     place = {n["class_type"]: key for key, n in graph.items()}
     trained = {
         "model": [place["UNETLoader"], 0],
         "vae": [place["VAELoader"], 0],
         "positive": [place["CLIPTextEncode"], 0],
-        "folder": str(pairs),
+        "folder": "pairs",
         "loras": 2,
         "rank": 2,
         "keys_dim": 8,

@@ -138,12 +138,12 @@ def test_the_exported_lora_does_in_load_lora_what_the_mixture_does(server):
     assert (mixture - neither).abs().mean() > 0.5
 
 
-def test_a_basis_is_trained_and_what_came_of_it_is_shown(server, tmp_path):
+def test_a_basis_is_trained_and_what_came_of_it_is_shown(server):
     edits = {"inverted": lambda x: 1 - x, "dark": lambda x: x * 0.3, "mirrored": lambda x: x.flip(1)}
     scenes = {shape: standins.picture(False, shape, (48, 48)) for shape in ("house", "tree")}
     graph = standins.for_standins(API / "train_basis.json", megapixels=0.05, steps=2)
     key, inputs = one(graph, "LoRWeBTrainBasis")
-    inputs |= {"folder": str(save_pairs(tmp_path / "pairs", edits, scenes)), "held_out": "mirrored"}
+    inputs |= {"folder": str(save_pairs(server.base / "input" / "pairs", edits, scenes)), "held_out": "mirrored"}
     inputs |= {"loras": 2, "rank": 2, "keys_dim": 8, "steps": 3, "resolution": 32}
     (pictures,) = server.run(graph)
 
