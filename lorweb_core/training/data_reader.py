@@ -14,9 +14,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Of the files that are taken for pictures."""
 
 
-class _Entry(NamedTuple):
-    path: Path
-    is_folder: bool
+class _Listing(NamedTuple):
+    """What is in a folder, in order of names, without hidden files."""
+
+    entries: list[Path]
+    images: list[Path]
+    folders: list[Path]
 
 
 class DataReader:
@@ -30,7 +33,7 @@ class DataReader:
         """roots: all that is read lies in one of these, links followed; none for anywhere."""
         self._roots = tuple(map(Path, roots))
         self._real_roots = tuple(Path(os.path.realpath(root)) for root in self._roots)
-        self._listed: dict[Path, list[_Entry]] = {}
+        self._listed: dict[Path, _Listing] = {}
 
     def allows(self, path: Path) -> bool:
         """Tell if a path lies where may be read, whether it exists or not."""
@@ -54,13 +57,13 @@ class DataReader:
 
     def entries(self, folder: Path) -> list[Path]:
         """List what is in a folder, in order of names, without hidden files."""
-        return [entry.path for entry in self._entries(folder)]
+        return self._listing(folder).entries
 
     def images(self, folder: Path) -> list[Path]:
-        return [_named(path) for path in self.entries(folder) if path.suffix.lower() in SUFFIXES]
+        return _named(self._listing(folder).images)
 
     def folders(self, folder: Path) -> list[Path]:
-        return [_named(entry.path) for entry in self._entries(folder) if entry.is_folder]
+        return _named(self._listing(folder).folders)
 
     def has_folder(self, path: Path) -> bool:
         return os.path.isdir(path) and bool(self.check(path))
@@ -77,7 +80,7 @@ class DataReader:
         except FileNotFoundError:
             return None
 
-    def _entries(self, folder: Path) -> list[_Entry]:
+    def _listing(self, folder: Path) -> _Listing:
         if folder not in self._listed:
             self.check(folder)
             try:
@@ -85,20 +88,23 @@ class DataReader:
                     listed = sorted((each.name, each) for each in found if not each.name.startswith("."))
             except OSError as error:
                 raise LoRWebError(f"{shown(folder)}: the folder cannot be read ({error.strerror}).") from error
-            self._listed[folder] = [self._entry(folder / name, each) for name, each in listed]
+            self._listed[folder] = listing = _Listing([], [], [])
+            for name, each in listed:
+                path = folder / name
+                listing.entries.append(self.check(path) if each.is_symlink() else path)
+                if name.lower().endswith(SUFFIXES):
+                    listing.images.append(path)
+                if os.path.isdir(path) if each.is_symlink() else each.is_dir():
+                    listing.folders.append(path)
         return self._listed[folder]
 
-    def _entry(self, path: Path, found: os.DirEntry) -> _Entry:
-        if not found.is_symlink():
-            return _Entry(path, found.is_dir())
-        return _Entry(self.check(path), os.path.isdir(path))
 
-
-def _named(path: Path) -> Path:
-    """Return the path of a picture or an edit, whose name goes into texts."""
-    if not is_text(path.name):
-        raise LoRWebError(f"{shown(path)} has a name that is no UTF-8 text. Rename it.")
-    return path
+def _named(paths: list[Path]) -> list[Path]:
+    """Return the paths of pictures or edits, whose names go into texts."""
+    nameless = next((path for path in paths if not is_text(path.name)), None)
+    if nameless is not None:
+        raise LoRWebError(f"{shown(nameless)} has a name that is no UTF-8 text. Rename it.")
+    return paths
 
 
 def is_text(value: object) -> bool:

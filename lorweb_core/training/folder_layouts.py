@@ -106,11 +106,11 @@ def _read_pair_folders(wanted: Wanted) -> list[Analogy]:
 def _by_name(reader: DataReader, edit: Path, side: int) -> dict[tuple[str, str], Path]:
     """The pictures before (side 0) or after (1) the edit, by what the two of a pair have in common."""
     named = {}
+    for path in reader.images(edit):
+        for words in PAIRED:
+            if path.stem.lower().endswith(f"_{words[side]}"):
+                named[words[0], path.stem[: -len(words[side]) - 1]] = path
     for words in PAIRED:
-        ending = f"_{words[side]}"
-        for path in reader.images(edit):
-            if path.stem.lower().endswith(ending):
-                named[words[0], path.stem[: -len(ending)]] = path
         if reader.has_folder(edit / words[side]):
             named |= {(f"{words[0]}/", path.stem): path for path in reader.images(edit / words[side])}
     return named
