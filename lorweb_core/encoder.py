@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import LoRWebError, named
@@ -68,7 +67,7 @@ def centre_square(image: Tensor, size: int) -> Tensor:
     short = min(height, width)
     scaled = (size * height // short, size * width // short)
     top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-    return _scaled(image, scaled, "bicubic")[:, top : top + size, left : left + size]
+    return _resized(image, scaled, top, left, size, "bicubic")
 
 
 def whole_square(image: Tensor, size: int) -> Tensor:
@@ -76,16 +75,23 @@ def whole_square(image: Tensor, size: int) -> Tensor:
 
     As google/siglip2-base-patch16-224's preprocessor_config.json has it: `resample` 2, `size` 224 × 224.
     """
-    return _scaled(image, (size, size), "bilinear")
+    return _resized(image, (size, size), 0, 0, size, "bilinear")
 
 
-def _scaled(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Resized as Pillow does it: columns, then rows, each rounded half up to 8 bits. Token states notice."""
-    levels = (image.float().cpu().movedim(-1, 0)[None].clamp(0, 1) * 255).round()
-    for step in ((image.shape[0], size[1]), size):
-        if levels.shape[2:] != step:
-            levels = F.interpolate(levels, step, mode=mode, antialias=True).add(0.5).floor().clamp(0, 255)
-    return levels[0] / 255
+def _resized(image: Tensor, size: tuple[int, int], top: int, left: int, side: int, kind: str) -> Tensor:
+    """Resize as the encoders' own preprocessing does, by Pillow from 8 bits to 8 bits, and cut out a square.
+
+    image: (H, W, 3), float in 0–1. Returns (3, side, side), float32 in 0–1. Columns come before rows, as in every
+    Pillow that encoders were trained with; since 13 it would begin with the rows where that is quicker, and token
+    states notice a level of grey.
+    """
+    from PIL import Image
+
+    levels = Image.fromarray((image.float().cpu().clamp(0, 1) * 255).round().byte().numpy())
+    how, (height, width) = Image.Resampling[kind.upper()], size
+    square = levels.resize((width, levels.height), how).resize((width, height), how)
+    square = square.crop((left, top, left + side, top + side))
+    return torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(side, side, 3).movedim(-1, 0) / 255
 
 
 @dataclass(frozen=True)
