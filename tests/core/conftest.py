@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 import standins
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
+
+# The same examples every time, and nothing that depends on how fast a machine is.
+settings.register_profile(
+    "same",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("same")
 
 BLOCKS = standins.block_linears(hidden=16, doubles=1, singles=1)
 

@@ -8,7 +8,7 @@ import pickle
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from safetensors.torch import save, save_file
 
 from lorweb_core import LoRWebError, load_basis
@@ -57,7 +57,7 @@ def test_a_missing_file(tmp_path):
     refused(tmp_path / "absent.safetensors", "No such file")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_truncated_or_scrambled_file_never_ends_in_another_error(weights, tmp_path, data):
     content = bytearray(save(weights))

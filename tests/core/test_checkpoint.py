@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 import standins
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
 
 from lorweb_core import LoRWebError, load_basis
@@ -132,7 +132,7 @@ def test_what_is_no_index(tmp_path, text):
     refused(path, path.name, "not the index")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
     document=st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lorweb_core.checkpoint import BasisLayer
@@ -31,7 +31,6 @@ layers = st.builds(
 
 
 @given(layers)
-@settings(deadline=None)
 def test_the_factors_make_the_dense_change(case):
     layer, weights, dense = case
     factors = mixed_factors(layer, weights)
@@ -48,7 +47,6 @@ def test_loras_of_weight_0_are_left_out():
 
 
 @given(layers)
-@settings(deadline=None)
 def test_singular_values_are_those_of_the_full_matrix(case):
     layer, weights, dense = case
     found = decompose(mixed_factors(layer, weights)).values
@@ -58,7 +56,6 @@ def test_singular_values_are_those_of_the_full_matrix(case):
 
 
 @given(layers, st.integers(1, 6))
-@settings(deadline=None)
 def test_of_each_rank_it_is_the_nearest_there_is(case, rank):
     layer, weights, dense = case
     found = decompose(mixed_factors(layer, weights))
@@ -73,7 +70,6 @@ def test_of_each_rank_it_is_the_nearest_there_is(case, rank):
 
 
 @given(layers, st.floats(0, 0.99))
-@settings(deadline=None)
 def test_the_least_rank_keeps_to_the_error_and_one_less_does_not(case, error):
     layer, weights, dense = case
     found = decompose(mixed_factors(layer, weights))
@@ -93,7 +89,6 @@ def test_a_change_of_zero_has_rank_1():
 
 
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31))
-@settings(deadline=None)
 def test_sizes_of_products_and_of_their_rounding(k, fan_in, fan_out, seed):
     generator = torch.Generator().manual_seed(seed)
     exact = Factors(*(torch.randn(shape, generator=generator).double() for shape in ((fan_out, k), (k, fan_in))))

@@ -72,7 +72,7 @@ def test_the_shift_is_that_of_flux(tokens, mu):
     torch.testing.assert_close(shifted(t, tokens), torch.tensor(expected))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 3),
     height=st.integers(1, 3),
@@ -111,7 +111,7 @@ def test_noise_is_mixed_in_by_each_ones_time():
     torch.testing.assert_close(x[2], 0.75 * target[2] + 0.25 * noise[2])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(steps=st.integers(1, 12), tokens=st.sampled_from([4, 256, 4096]))
 def test_straight_flows_are_sampled_exactly(steps, tokens):
     """The velocity towards one target is the same all along the way, so that Euler's steps are exact."""

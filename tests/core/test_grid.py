@@ -63,7 +63,7 @@ def flat(colour: tuple[float, float, float], height: int, width: int) -> torch.T
 RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shape=st.tuples(st.integers(16, 200), st.integers(16, 200)), fit=st.sampled_from(["stretch", "crop"]))
 def test_the_grid_holds_a_a_prime_b_b_in_its_quarters(shape, fit):
     pair = flat(RED, 64, 64), flat(GREEN, *shape)
@@ -106,7 +106,7 @@ def smooth(height: int, width: int) -> torch.Tensor:
     return torch.stack([x, y, x * y], -1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     b=st.tuples(st.integers(64, 300), st.integers(64, 300)),
     a=st.tuples(st.integers(100, 300), st.integers(100, 300)),

@@ -34,7 +34,7 @@ def test_the_layout_grid_is_the_grid(pairs):
     assert torch.equal(back, cut_result(decoded, Size(90, 70), "pad", pairs))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(a=shapes, a_prime=shapes, b=shapes, fit=st.sampled_from(["stretch", "pad", "crop"]), pairs=st.integers(1, 3))
 def test_a_sequence_is_b_at_the_sampled_size_then_the_pairs_in_as_shape(a, a_prime, b, fit, pairs):
     shown = LAYOUTS["sequence"].show(triplet(pairs, a, a_prime, b), 0.05, fit)

@@ -190,7 +190,7 @@ def test_a_picture_too_narrow_for_its_columns_is_refused(tmp_path):
 
 
 @given(width=st.integers(48, 200), parts=st.integers(1, 3))
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 def test_columns_are_equal_and_make_up_the_picture(tmp_path_factory, width, parts):
     path = tmp_path_factory.mktemp("columns") / "strip.png"
     Image.effect_noise((width, 16), 60).convert("RGB").save(path)
@@ -207,7 +207,7 @@ def some_pairs(**counts: int) -> dict[str, list[Pair]]:
 
 
 @given(count=st.integers(2, 9), most=st.integers(1, 80), seed=st.integers(0, 9))
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_every_two_pairs_make_an_analogy_in_both_orders_up_to_a_number(count, most, seed):
     pairs = some_pairs(blur=count)
     found = every_two(pairs, most, seed)
@@ -244,7 +244,7 @@ def test_edits_are_held_out_by_name_and_pattern():
     share=st.floats(0, 0.7),
     seed=st.integers(0, 5),
 )
-@hypothesis_settings(max_examples=80, deadline=None)
+@hypothesis_settings(max_examples=80)
 def test_no_edit_is_on_both_sides(names, held, share, seed):
     analogies = edits(*sorted(names))
     held_out = sorted(names)[: min(held, len(names) - 1)]

@@ -154,7 +154,7 @@ def test_an_unknown_mode_is_named():
         encode_query(VisionEncoder(lambda x: x, 8), *[torch.rand(8, 8, 3)] * 3, "sideways")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 300),

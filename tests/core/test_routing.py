@@ -34,7 +34,7 @@ def by_hand(queries: list, keys: list, heads: int, softmax: bool, reduction: str
     return [min(max(total, 0.0 if softmax else -1.0), 1.0) for total in totals]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     t=st.integers(1, 3),
     n=st.integers(1, 6),

@@ -42,7 +42,7 @@ def dense_delta(layer: BasisLayer, coefficients: torch.Tensor) -> torch.Tensor:
     return layer.scale * sum(c * (a @ b).T for c, a, b in factors)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     n=st.integers(1, 5),
     rank=st.integers(1, 3),

@@ -154,7 +154,7 @@ def test_alpha_and_half_precision_change_nothing(encoder):
     assert got.kept == pytest.approx(plainly.kept, abs=1e-3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(order=st.permutations(range(5)), by=st.sampled_from(["both", "follows", "kept"]))
 def test_scores_and_ranking_do_not_depend_on_the_order_of_the_results(order, by):
     a, a_prime = half_changed()

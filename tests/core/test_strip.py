@@ -77,7 +77,7 @@ def test_a_long_caption_does_not_run_into_its_neighbours():
     assert image.shape[0] < 80 + 100
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.text(max_size=60))
 def test_any_caption_can_be_drawn(text):
     assert strip([plain(10, (64, 64))], [text]).shape[-1] == 3

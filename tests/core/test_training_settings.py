@@ -327,7 +327,7 @@ documents = st.builds(
 
 
 @given(documents)
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_what_is_written_reads_as_the_same_settings(document):
     config = training_config(document, "x.yaml")
     written = yaml.safe_dump(training_document(config))

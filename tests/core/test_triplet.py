@@ -3,7 +3,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from lorweb_core import LoRWebError
 from lorweb_core.triplet import rgb_image, rgb_images, triplets
@@ -25,7 +25,6 @@ A, A_PRIME, B = 1, 2, 3
 counts = st.integers(1, 4)
 
 
-@settings(deadline=None)
 @given(pairs=counts, bs=counts)
 def test_one_triplet_per_b_each_with_the_pairs_that_are_its_own(pairs, bs):
     batches = numbered(A, pairs), numbered(A_PRIME, pairs, 24), numbered(B, bs, 16, 32)
@@ -49,7 +48,6 @@ def test_single_images_need_no_batch():
     assert torch.equal(pairs[0][1], a_prime[..., :3])
 
 
-@settings(deadline=None)
 @given(a=counts, a_prime=counts, b=counts)
 def test_pairs_need_both_halves(a, a_prime, b):
     if a != a_prime:
