@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import LoRWebError, shown
-from .regular_file import check_regular
+from .tensor_files import regular_file
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -30,16 +31,18 @@ def read_image(path: str | Path, what: str = "The picture") -> Tensor:
     larger than MOST_PIXELS or MOST_BYTES, or if it cannot be read; pipes and devices are never opened.
     """
     path = Path(path)
+    if not os.path.lexists(path):
+        raise LoRWebError(f"{what} {shown(path)}: there is no such file.")
     try:
-        check_regular(path, what, MOST_BYTES)
+        size = regular_file(path, "picture").st_size
+        if size > MOST_BYTES:
+            raise _Refused(f"has {size:,} bytes; at most {MOST_BYTES:,} are read.")
         with open(path, "rb") as file:
             pixels = _levels(file)
-    except FileNotFoundError as error:
-        raise LoRWebError(f"{what} {shown(path)}: there is no such file.") from error
     except _Refused as refused:
         raise LoRWebError(f"{what} {shown(path)} {refused}") from refused
-    except LoRWebError:
-        raise
+    except LoRWebError as error:
+        raise LoRWebError(f"{what} {error}") from error
     except Exception as error:  # of damaged files Pillow's plugins raise whatever comes of them
         raise LoRWebError(f"{what} {shown(path)} is not an image that can be read ({shown(error)}).") from error
     return torch.from_numpy(pixels).float().div_(255)

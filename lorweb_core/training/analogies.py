@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..errors import LoRWebError, shown
+from ..errors import LoRWebError, named, shown
 from ..image_file import read_image
 from ..triplet import rgb_image
 
@@ -145,12 +145,7 @@ def _glob(pattern: str) -> Callable[[str], object]:
     return re.compile(translate(pattern)).match
 
 
-def _as_name(text: str) -> str:
-    """Show a text as `shown` does, without quotes."""
-    return shown(text)[1:-1]
-
-
-def some(names: Sequence[str], most: int = 20, show: Callable[[str], str] = _as_name) -> str:
+def some(names: Sequence[str], most: int = 20, show: Callable[[str], str] = named) -> str:
     """List names in a message: as many, and as much of each, as can be read. show: makes of each what is listed."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(show, names[:most])) + more

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import LoRWebError, shown
-from ..regular_file import read_text
+from ..tensor_files import regular_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Of the files that are taken for pictures."""
@@ -72,13 +72,16 @@ class DataReader:
         return os.path.isfile(path) and bool(self.check(path))
 
     def text(self, path: Path, what: str, most: int) -> str | None:
-        """Read a UTF-8 file of at most `most` bytes; None if there is none. what: what to call it in an error."""
+        """Read a UTF-8 file of at most `most` bytes; None if there is none. what: is to be read, for an error."""
         if not os.path.lexists(path):
             return None
+        size = regular_file(self.check(path), what).st_size
+        if size > most:
+            raise LoRWebError(f"{shown(path)} has {size:,} bytes; a {what} is read up to {most:,}.")
         try:
-            return read_text(self.check(path), what, most)
-        except FileNotFoundError:
-            return None
+            return path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LoRWebError(f"The {what} {shown(path)} cannot be read as UTF-8 text ({error}).") from error
 
     def _listing(self, folder: Path) -> _Listing:
         if folder not in self._listed:

@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
     def caption(self, beside: Path) -> str:
         """Read the text file of this name, whose suffix is exchanged."""
         path = beside.with_suffix(f".{self.caption_ext.lstrip('.')}")
-        text = self.reader.text(path, "The caption", LARGEST_CAPTION)
+        text = self.reader.text(path, "caption", LARGEST_CAPTION)
         return self.default_caption if text is None else text.strip()
 
 
@@ -141,7 +141,7 @@ def _read_entries(reader: DataReader, path: Path, key: str, optional: str) -> li
 
     None if there is no such file. Raises LoRWebError, naming the file, for any other content.
     """
-    text = reader.text(path, "The list", LARGEST_LIST)
+    text = reader.text(path, "list of pictures", LARGEST_LIST)
     if text is None:
         return None
     try:

@@ -92,7 +92,7 @@ def test_labels_of_other_types_are_refused_in_a_short_message(relation, entry):
 
 def test_a_list_of_absurd_size_is_not_read(relation):
     os.truncate(relation, LARGEST_LIST + 1)
-    with pytest.raises(LoRWebError, match=r"labels\.json has 32,000,001 bytes; expected at most 32,000,000"):
+    with pytest.raises(LoRWebError, match=r"labels\.json has 32,000,001 bytes; a list of pictures is read up to"):
         read_analogies(relation.parents[2])
 
 
@@ -100,20 +100,20 @@ def test_a_caption_of_absurd_size_is_not_read(triplets):
     caption = triplets / "target" / "0.txt"
     caption.touch()
     os.truncate(caption, LARGEST_CAPTION + 1)
-    with pytest.raises(LoRWebError, match=r"The caption .*0\.txt has 100,001 bytes"):
+    with pytest.raises(LoRWebError, match=r"0\.txt has 100,001 bytes; a caption is read up to 100,000"):
         read_analogies(triplets)
 
 
 def test_a_caption_that_is_a_folder_is_refused(pairs):
     (pairs / "blur" / "caption.txt").mkdir()
-    with pytest.raises(LoRWebError, match=r"The caption .*caption\.txt is a folder, a pipe or a device"):
+    with pytest.raises(LoRWebError, match=r"caption\.txt is a folder; expected a file"):
         read_analogies(pairs)
 
 
 @pipes
 def test_a_caption_that_is_a_pipe_is_never_opened(pairs):
     os.mkfifo(pairs / "blur" / "caption.txt")
-    with pytest.raises(LoRWebError, match=r"The caption .*caption\.txt is a folder, a pipe or a device"):
+    with pytest.raises(LoRWebError, match=r"caption\.txt is a pipe; expected a file"):
         read_analogies(pairs)
 
 
@@ -123,7 +123,7 @@ def test_a_list_that_is_a_pipe_is_never_opened(relation, triplets, file):
     path = triplets / file
     path.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(path)
-    with pytest.raises(LoRWebError, match=f"{path.name} is a folder, a pipe or a device"):
+    with pytest.raises(LoRWebError, match=f"{path.name} is a pipe; expected a file"):
         read_analogies(triplets, layout="triplets" if "metadata" in file else "relation252k")
 
 
@@ -133,7 +133,7 @@ def test_a_picture_that_is_a_pipe_is_never_opened(pairs):
     picture.unlink()
     os.mkfifo(picture)
     assert picture in {each.path for analogy in read_analogies(pairs) for each in analogy.pictures}
-    with pytest.raises(LoRWebError, match=r"one_before\.png is a folder, a pipe or a device"):
+    with pytest.raises(LoRWebError, match=r"one_before\.png is a pipe; expected a file"):
         load_picture(Picture(picture))
 
 

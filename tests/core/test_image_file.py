@@ -41,7 +41,7 @@ def test_a_damaged_picture_is_refused_with_its_name(tmp_path, cut):
 
 @pytest.mark.parametrize("name", ["none.png", "none\ud800.png", "none\0.png"])
 def test_a_missing_picture_is_said_to_be_missing(tmp_path, name):
-    with pytest.raises(LoRWebError, match=r"The picture .*none.*\.png(: there is no such file| cannot be read)"):
+    with pytest.raises(LoRWebError, match=r"The picture .*none.*\.png: there is no such file"):
         read_image(tmp_path / name)
 
 
@@ -60,12 +60,12 @@ def test_a_picture_of_another_format_is_not_given_to_its_reader(tmp_path, monkey
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
 def test_a_pipe_is_refused_and_never_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(LoRWebError, match=r"pipe\.png is a folder, a pipe or a device"):
+    with pytest.raises(LoRWebError, match=r"pipe\.png is a pipe; expected a file\. It was not opened"):
         read_image(tmp_path / "pipe.png")
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(LoRWebError, match="is a folder, a pipe or a device"):
+    with pytest.raises(LoRWebError, match="is a folder; expected a file"):
         read_image(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_a_file_of_absurd_size_is_refused(tmp_path):
     with open(tmp_path / "big.bmp", "wb") as file:
         file.write(b"BM")
         file.truncate(image_file.MOST_BYTES + 1)
-    with pytest.raises(LoRWebError, match=r"big\.bmp has 1,000,000,001 bytes; expected at most 1,000,000,000"):
+    with pytest.raises(LoRWebError, match=r"big\.bmp has 1,000,000,001 bytes; at most 1,000,000,000 are read"):
         read_image(tmp_path / "big.bmp")
 
 
