@@ -16,6 +16,7 @@ from lorweb_core.training.folder_layouts import LARGEST_CAPTION, LARGEST_LIST
 from lorweb_core.training.pictures_on_disk import read_analogies
 
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+links = pytest.mark.skipif(sys.platform == "win32", reason="a system on which links take an administrator")
 
 
 @pytest.fixture
@@ -147,6 +148,7 @@ def test_names_that_are_no_utf_8_are_refused(pairs, name):
         read_analogies(pairs)
 
 
+@links
 def test_links_in_a_circle_end(pairs):
     (pairs / "blur" / "before").symlink_to(pairs, target_is_directory=True)
     (pairs / "again").symlink_to(pairs, target_is_directory=True)
@@ -164,6 +166,7 @@ def outside(data: Path) -> Path:
     return folder
 
 
+@links
 @pytest.mark.parametrize(
     ("link", "to"),
     [
@@ -182,6 +185,7 @@ def test_a_link_out_of_the_roots_is_refused_and_followed_where_there_are_none(pa
         read_analogies(pairs, roots=[pairs])
 
 
+@links
 @pytest.mark.parametrize("file", ["Group1", "Group1/labels.json", "Group1/0.png", "Group1/.hidden.png"])
 def test_so_are_links_to_labels_and_what_they_name(relation, file):
     path, elsewhere = relation.parents[1] / file, relation.parents[3] / "elsewhere"
