@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,14 +13,19 @@ from torch import Tensor
 
 from ..basis import LoRABasis
 from ..errors import LoRWebError
+from ..files.atomic import replacing
 from ..mixture import Mixture
 from ..tensor_files import read_tensors
 from ..thumbnails import Thumbnails
 from .fingerprint import fingerprint
-from .saved_file import replacing
 
 FORMAT = "lorweb mixture 1"
 _COEFFICIENTS = "coefficients."
+
+
+def is_mixture(metadata: Mapping[str, str]) -> bool:
+    """Tell by a file's metadata whether `save_mixture` wrote it."""
+    return metadata.get("format") == FORMAT
 
 
 def save_mixture(mixture: Mixture, path: str | Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import LoRWebError
-from ..space.saved_file import Entry, write_tensors
+from ..files.safetensors_writer import Entry, write_tensors
 from ..tensor_files import read_tensors
 
 Tensors = dict[str, Tensor]

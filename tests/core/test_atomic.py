@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lorweb_core import LoRWebError
-from lorweb_core.space.saved_file import Entry, replacing, write_tensors
+from lorweb_core.files.atomic import replacing
+from lorweb_core.files.safetensors_writer import Entry, write_tensors
 
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.float64])
 SHAPES = st.lists(st.integers(1, 5), min_size=0, max_size=3).map(tuple)
