@@ -6,14 +6,15 @@ import argparse
 import importlib.util
 import io
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .errors import LoRWebError
+from .files.atomic import check_writable, replacing
 from .image_file import read_image
 
 if TYPE_CHECKING:
@@ -158,8 +159,7 @@ def _check_output(out: Path) -> str:
     if out.is_dir():
         raise LoRWebError(f"--out {out} is a folder. Give a file name in it, e.g. {out / 'b_prime.png'}.")
     try:
-        _part(out).touch()
-        _part(out).unlink()
+        check_writable(out.parent)
     except OSError as error:
         raise LoRWebError(f"--out {out}: the folder {out.parent} cannot be written to ({error.strerror}).") from error
     kind = Image.registered_extensions().get(out.suffix.lower())
@@ -174,26 +174,13 @@ def _check_output(out: Path) -> str:
 
 
 def _write_images(images: dict[Path, Tensor], kind: str) -> None:
-    """Write all or none: first under names of their own, then renamed."""
-    from PIL import Image
+    """Write all or none: what goes first takes its place last."""
+    from .files.pictures import as_image
 
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
-    parts = {path: _part(path) for path in images}
-    try:
+    with ExitStack() as written:
         for path, pixels in images.items():
-            Image.fromarray((pixels * 255).round().byte().numpy()).save(parts[path], kind, **options)
-        for path, part in parts.items():
-            part.replace(path)
-    except OSError as error:
-        raise LoRWebError(f"{next(iter(images))} could not be written ({error}).") from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-
-
-def _part(path: Path) -> Path:
-    """Where a file is while it is being written: in the same folder, so that renaming it is all or nothing."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+            as_image(pixels).save(written.enter_context(replacing(path)), kind, **options)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:

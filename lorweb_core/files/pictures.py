@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -17,14 +16,9 @@ def write_png(picture: Tensor, path: Path) -> Image.Image:
     Raises LoRWebError if it cannot be written; an older one stays then.
     """
     image = as_image(picture)
-    write_image(image, path, "PNG")
-    return image
-
-
-def write_image(image: Image.Image, path: Path, kind: str, **options: Any) -> None:
-    """Write a picture in one of Pillow's formats, with its options. Raises as `write_png` does."""
     with replacing(path) as file:
-        image.save(file, kind, **options)
+        image.save(file, "PNG")
+    return image
 
 
 def as_image(picture: Tensor) -> Image.Image:

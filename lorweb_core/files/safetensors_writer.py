@@ -74,5 +74,11 @@ def write_tensors(
     return total
 
 
+def write_all(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Write tensors that are there already; else as `write_tensors`."""
+    entries = {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    return write_tensors(path, entries, tensors.values(), metadata)
+
+
 def _bytes(tensor: Tensor) -> memoryview:
     return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
