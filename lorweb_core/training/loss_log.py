@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from ..files.atomic import replacing
 from .trainer import Step
 
 HEADER = ",".join(Step._fields).encode()
+_MOST = 2.0**128
+"""What is more is no float32."""
 _LONGEST = 1000
 """Bytes of a line; a row has fewer than 120."""
 
@@ -99,4 +100,5 @@ def _step(line: bytes) -> Step | None:
         step = Step(int(number), *map(float, rest))
     except (ValueError, TypeError):
         return None
-    return step if step.number > 0 and all(map(math.isfinite, step)) else None
+    # NaN is no less than anything.
+    return step if step.number > 0 and all(abs(value) < _MOST for value in step) else None

@@ -105,13 +105,11 @@ class RunFolder:
 
     def goes_on(self) -> bool:
         """Tell whether an undamaged run of the same config is here, with no more steps done than are wanted."""
-        if not (self.state_file.exists() and self.losses_file.exists()):
-            return False
         try:
-            self.losses()
-            return self._state(mmap=True)["done"] <= self.config.train.steps
+            losses, done = self.losses(), self._state(mmap=True)["done"]
         except LoRWebError:
             return False
+        return bool(losses) and losses[0].number <= done <= self.config.train.steps
 
     def is_anothers(self) -> bool:
         """Tell whether an undamaged run of another config is here."""

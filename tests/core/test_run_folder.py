@@ -21,6 +21,8 @@ from training_world import (
     TinyBase,
     TinySource,
     V,
+    begin,
+    run,
     tiny_basis,
     tiny_config,
 )
@@ -29,30 +31,12 @@ from lorweb_core import LoRWebError, load_basis
 from lorweb_core.files import atomic
 from lorweb_core.training import loss_log
 from lorweb_core.training.run_folder import RunFolder
-from lorweb_core.training.settings import SaveSettings, TrainingConfig
+from lorweb_core.training.settings import SaveSettings
 from lorweb_core.training.settings_file import read_training_config, training_document
-from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Training
 
 ACTIVATION = {"external_query": False, "external_query_model": None, "query_mode": "caa'", "pooling_type": "max"}
 NOT_PROJECTED = {"query_projection_type": "none", "lora_keys_dim": PARTS * EMBEDDING}
-
-
-def begin(config: TrainingConfig, seed: int = 1) -> Training:
-    """As `tiny_basis`, with the config's own routing."""
-    base = TinyBase()
-    basis = config.network.basis
-    query = PARTS * EMBEDDING if basis.external_query else None
-    torch.manual_seed(seed)
-    made = TrainableBasis(base.shapes, basis, query)
-    for layer in made.layers:
-        layer.up.data.normal_(0, 0.5)
-    return Training(made, base, TinySource(), config.train)
-
-
-def run(folder: RunFolder, training: Training, steps: int) -> None:
-    for _ in range(steps):
-        folder.log(training.step())
 
 
 def held(path: Path) -> dict[str, bytes]:
