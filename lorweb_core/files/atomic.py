@@ -20,6 +20,11 @@ _EARLIER_PART = re.compile(r"\..+\.\w+\.\d+\.part")
 """As they were called before, by the name of the file and the number of the process."""
 
 
+def is_part(name: str) -> bool:
+    """Tell whether a file of that name is only there while one is written, or was left over from that."""
+    return bool(_PART.fullmatch(name) or _EARLIER_PART.fullmatch(name))
+
+
 @contextmanager
 def replacing(path: Path, size: int = 0) -> Iterator[BinaryIO]:
     """Write a file that takes the place of `path` at the end; until then, and if anything fails, the old one stays.

@@ -61,7 +61,7 @@ def abandoned(path: Path) -> int | None:
     return None
 
 
-def is_at(file: int, path: Path) -> bool:
+def _is_at(file: int, path: Path) -> bool:
     """Tell whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), os.lstat(path))
@@ -96,7 +96,8 @@ def _claim(path: Path) -> int | None:
         locked = try_lock(file)
         if locked is None:
             locked = made or time.time() - os.fstat(file).st_mtime > DAY
-        if locked and is_at(file, path):
+        # Windows removes no open file.
+        if locked and (not fcntl or _is_at(file, path)):
             return file
         os.close(file)
         if not locked and not made:

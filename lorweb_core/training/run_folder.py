@@ -15,6 +15,7 @@ import torch
 from ..basis import LoRABasis
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError, shown
+from ..files.atomic import is_part
 from ..files.file_names import check_inside
 from ..files.locks import held
 from ..files.new_file import check_ours, written_metadata
@@ -45,9 +46,10 @@ class RunFolder:
         self.basis_file = self.path / f"{config.name}.safetensors"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError for characters that no path has
+            why = error.strerror if isinstance(error, OSError) else error
             raise LoRWebError(
-                f"{shown(self.path)}: the folder cannot be made ({error.strerror}). Give the training another name."
+                f"{shown(self.path)}: the folder cannot be made ({why}). Give the training another name."
             ) from error
 
     @contextmanager
@@ -71,9 +73,9 @@ class RunFolder:
     def check(self) -> None:
         """Raise what `resume` would, but for the model, which is not there yet; nothing large is read."""
         self._check_samples()
+        self.losses()
         if os.path.lexists(self.state_file):
             self._state(mmap=True)
-            self.losses()
 
     def resume(self, training: Training) -> bool:
         """Go on from the state that is there; returns whether there is one.
@@ -101,7 +103,7 @@ class RunFolder:
 
     def empty(self) -> bool:
         """Tell whether there is nothing here but what locks it, and what ended writers have left."""
-        return all(path.name == LOCK or path.suffix == ".part" for path in self.path.iterdir())
+        return all(path.name == LOCK or is_part(path.name) for path in self.path.iterdir())
 
     def goes_on(self) -> bool:
         """Tell whether an undamaged run of the same config is here, with no more steps done than are wanted."""
@@ -130,8 +132,8 @@ class RunFolder:
             )
         check_ours(self.basis_file, is_written_basis)
         self._check_samples()
-        samples = self.samples_folder.iterdir() if self.samples_folder.is_dir() else ()
-        left = [self.state_file, self.losses_file, *(path for path in samples if _SAMPLE.fullmatch(path.name))]
+        left = [self.state_file, self.losses_file]
+        left += [path for path in self.samples() if _SAMPLE.fullmatch(path.name)]
         for path in self._checkpoints():
             if not path.is_symlink() and is_written_basis(written_metadata(path)):
                 left += [path, path.with_suffix(".yaml")]

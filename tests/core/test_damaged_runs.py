@@ -71,7 +71,7 @@ def test_damaged_losses_are_refused_in_words(trained, kind):
 
 
 @given(st.binary(max_size=200) | st.lists(st.sampled_from([HEADER, ROW, b"2", b",", b"\n", b"\0"])).map(b"".join))
-@settings(derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_as_losses_are_read_or_refused(trained, content):
     trained.losses_file.write_bytes(content)
     try:
@@ -231,6 +231,12 @@ def test_a_name_that_is_a_file_is_passed_over_or_refused(tmp_path):
     with pytest.raises(LoRWebError, match="tiny: the folder cannot be made .*another name"):
         choose(config, "replace")
     assert (tmp_path / "tiny").read_text() == "mine"
+
+
+def test_a_name_that_no_folder_has_is_refused(tmp_path):
+    for name in ("pairs\ud800", "a\0b", "x" * 300):
+        with pytest.raises(LoRWebError, match="the folder cannot be made"):
+            RunFolder(replace(tiny_config(tmp_path), name=name))
 
 
 def test_samples_that_are_a_file_are_refused_at_once(trained):
