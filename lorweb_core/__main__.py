@@ -10,10 +10,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .errors import LoRWebError, named, shown
+from .files.atomic import check_writable, replacing
 from .image_file import read_image
 
 if TYPE_CHECKING:
@@ -188,8 +190,7 @@ def _check_output(out: Path) -> str:
     if out.is_dir():
         raise LoRWebError(f"--out {shown(out)} is a folder. Give a file name in it, e.g. {shown(out / 'b_prime.png')}.")
     try:
-        _part(out).touch()
-        _part(out).unlink()
+        check_writable(out.parent)
     except OSError as error:
         raise LoRWebError(
             f"--out {shown(out)}: the folder {shown(out.parent)} cannot be written to ({error.strerror})."
@@ -206,26 +207,13 @@ def _check_output(out: Path) -> str:
 
 
 def _write_images(images: dict[Path, Tensor], kind: str) -> None:
-    """Write all or none: first under names of their own, then renamed."""
-    from PIL import Image
+    """Write all or none: what goes first takes its place last."""
+    from .files.pictures import as_image
 
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
-    parts = {path: _part(path) for path in images}
-    try:
+    with ExitStack() as written:
         for path, pixels in images.items():
-            Image.fromarray((pixels * 255).round().byte().numpy()).save(parts[path], kind, **options)
-        for path, part in parts.items():
-            part.replace(path)
-    except OSError as error:
-        raise LoRWebError(f"{shown(next(iter(images)))} could not be written ({named(str(error))}).") from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-
-
-def _part(path: Path) -> Path:
-    """Where a file is while it is being written: in the same folder, so that renaming it is all or nothing."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+            as_image(pixels).save(written.enter_context(replacing(path)), kind, **options)
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.pictures.export_picture import export_picture
 from ..lorweb_core.space.lora_export import DTYPES, MODES, error_by_rank, export_lora
+from ..lorweb_core.space.lora_file import is_exported
 from . import save_path, shared_inputs, sockets
 from .progress import progress_bar
 
@@ -85,11 +84,11 @@ class ExportLoRA(io.ComfyNode):
         dtype: str = "float16",
         theme: str = "dark",
     ) -> io.NodeOutput:
-        path = save_path.save_path(FOLDER, name, if_exists)
         layers = len(mixture.basis.layers)
-        report = export_lora(mixture, path, mode, rank, error, strength, dtype, progress=progress_bar(layers))
+        with save_path.saving(FOLDER, name, if_exists, is_exported) as path:
+            report = export_lora(mixture, path, mode, rank, error, strength, dtype, progress=progress_bar(layers))
         if not report.error_by_rank:
             report = replace(report, error_by_rank=error_by_rank(mixture, progress_bar(layers)))
         image = export_picture(report, theme)[None]
-        listed = str(path.relative_to(Path(folder_paths.get_folder_paths(FOLDER)[0])))
+        listed = str(path.relative_to(save_path.root(FOLDER)))
         return io.NodeOutput(image, report.to_json(), listed, ui=ui.PreviewImage(image, cls=cls))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRABasis
+from ..lorweb_core.space.basis_file import is_written_basis
 from ..lorweb_core.space.merging import merge_bases
 from . import save_path, sockets
 from .basis_loader import FOLDER
@@ -35,5 +36,5 @@ class MergeBases(io.ComfyNode):
     def execute(
         cls, basis_1: LoRABasis, basis_2: LoRABasis, name: str, if_exists: str = save_path.IF_EXISTS[0]
     ) -> io.NodeOutput:
-        path = save_path.save_path(FOLDER, name, if_exists)
-        return io.NodeOutput(merge_bases(basis_1, basis_2, path, progress_bar(len(basis_1.layers))))
+        with save_path.saving(FOLDER, name, if_exists, is_written_basis) as path:
+            return io.NodeOutput(merge_bases(basis_1, basis_2, path, progress_bar(len(basis_1.layers))))

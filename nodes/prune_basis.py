@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from ..lorweb_core.errors import named, shown
 from ..lorweb_core.pictures.share_picture import draw_shares
+from ..lorweb_core.space.basis_file import is_written_basis
 from ..lorweb_core.space.fingerprint import fingerprint
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
 from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
@@ -94,8 +95,8 @@ class PruneBasis(io.ComfyNode):
         (basis, *_), (share, *_), (name, *_), (if_exists, *_), (theme, *_) = basis, share, name, if_exists, theme
         saved, skipped = _load(_saved(saved_mixtures[0], required=True), basis)
         used = [*mixtures, *saved]
-        path = save_path.save_path(FOLDER, name, if_exists)
-        pruned = prune_basis(basis, used, path, share, progress_bar(len(basis.layers)))
+        with save_path.saving(FOLDER, name, if_exists, is_written_basis) as path:
+            pruned = prune_basis(basis, used, path, share, progress_bar(len(basis.layers)))
         report = {"file": path.name, "mixtures": len(used), "skipped": skipped, "share": share, **_loras(pruned)}
         image = draw_shares(pruned.shares, share, theme)[None]
         carried = [carry_over(mixture, pruned.kept, pruned.basis) for mixture in used]

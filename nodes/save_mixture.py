@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import Mixture
-from ..lorweb_core.space.mixture_file import save_mixture
+from ..lorweb_core.space.mixture_file import is_mixture, save_mixture
 from ..lorweb_core.thumbnails import contact_sheet
 from . import save_path, sockets
 
@@ -29,9 +28,9 @@ class SaveMixture(io.ComfyNode):
 
     @classmethod
     def execute(cls, mixture: Mixture, name: str, if_exists: str = "number") -> io.NodeOutput:
-        path = save_path.save_path(FOLDER, name, if_exists)
-        save_mixture(mixture, path)
-        return shown(cls, mixture, str(path.relative_to(folder_paths.get_folder_paths(FOLDER)[0])))
+        with save_path.saving(FOLDER, name, if_exists, is_mixture) as path:
+            save_mixture(mixture, path)
+        return shown(cls, mixture, str(path.relative_to(save_path.root(FOLDER))))
 
 
 def shown(node: type[io.ComfyNode], mixture: Mixture, output) -> io.NodeOutput:

@@ -12,6 +12,7 @@ from ..lorweb_core.training.analogies import split_by_edit
 from ..lorweb_core.training.examples import Examples
 from ..lorweb_core.training.loss_curve import recent_loss, seconds_per_step
 from ..lorweb_core.training.pictures_on_disk import read_analogies
+from ..lorweb_core.training.run_choice import chosen_run
 from ..lorweb_core.training.settings import (
     ModelSettings,
     NetworkSettings,
@@ -25,7 +26,7 @@ from ..lorweb_core.training.usage import Usage, basis_usage
 from . import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .basis_loader import FOLDER
 from .host_base import HostBase, HostEncoders
-from .training_run import Run, choose_run
+from .training_run import Run
 from .training_setup import (
     SHOWN,
     basis_config,
@@ -113,41 +114,40 @@ class TrainBasis(io.ComfyNode):
         data = dataset(folder, held_out, resolution)
         analogies = read_analogies(data.folder_path, seed=seed, roots=data_folders.roots())
         train, kept = split_by_edit(analogies, data.held_out)
-        path = save_path.save_path(FOLDER, name, "replace")
+        path = save_path.run_folder(FOLDER, name)
         encoders = HostEncoders(model, vae, positive)
         base = HostBase(model, vae)
-        config = choose_run(
-            TrainingConfig(
-                name=path.stem,
-                training_folder=path.parent,
-                network=NetworkSettings(rank, rank, network_kwargs=basis_config(loras, keys_dim, query_mode)),
-                save=SaveSettings(save_every=save_every),
-                datasets=(data,),
-                train=TrainSettings(
-                    batch_size=batch_size,
-                    steps=steps,
-                    gradient_accumulation_steps=gradient_accumulation,
-                    gradient_checkpointing=gradient_checkpointing,
-                    optimizer=optimizer_name(base.device),
-                    lr=learning_rate,
-                    dtype="fp32" if base.dtype == torch.float32 else "bf16",
-                    seed=seed,
-                ),
-                model=ModelSettings(name_or_path=model_name(encoders, train), quantize=False),
-                sample=SampleSettings(sample_every=sample_every, seed=seed, count=SHOWN),
+        wanted = TrainingConfig(
+            name=path.name,
+            training_folder=path.parent,
+            network=NetworkSettings(rank, rank, network_kwargs=basis_config(loras, keys_dim, query_mode)),
+            save=SaveSettings(save_every=save_every),
+            datasets=(data,),
+            train=TrainSettings(
+                batch_size=batch_size,
+                steps=steps,
+                gradient_accumulation_steps=gradient_accumulation,
+                gradient_checkpointing=gradient_checkpointing,
+                optimizer=optimizer_name(base.device),
+                lr=learning_rate,
+                dtype="fp32" if base.dtype == torch.float32 else "bf16",
+                seed=seed,
             ),
-            if_exists,
+            model=ModelSettings(name_or_path=model_name(encoders, train), quantize=False),
+            sample=SampleSettings(sample_every=sample_every, seed=seed, count=SHOWN),
         )
-        basis_like = config.network.basis
-        encoder = find_encoder(basis_like.external_query_model, clip_vision) if basis_like.external_query else None
-        source, shown = make_examples(config, encoders, encoder, train, kept)
-        with torch.inference_mode(False), torch.enable_grad():
-            run = Run(config, base, source, shown, positive[0][1].get("guidance", 3.5))
-            basis = run()
-            usage = _usage(basis, source)
-        run.summarize(usage)
+        with chosen_run(wanted, if_exists, save_path.root(FOLDER), f"models/{FOLDER}") as run_folder:
+            config = run_folder.config
+            basis_like = config.network.basis
+            encoder = find_encoder(basis_like.external_query_model, clip_vision) if basis_like.external_query else None
+            source, shown = make_examples(config, encoders, encoder, train, kept)
+            with torch.inference_mode(False), torch.enable_grad():
+                run = Run(run_folder, base, source, shown, positive[0][1].get("guidance", 3.5))
+                basis = run()
+                usage = _usage(basis, source)
+            run.summarize(usage)
+            losses = run_folder.losses()
         held_out = sorted({analogy.edit for analogy in kept})
-        losses = run.folder.losses()
         image, curves = torch.cat(run.strips)[None], training_picture(losses, usage, theme)[None]
         return io.NodeOutput(
             basis, image, _report(run, losses, held_out, usage), curves, ui=ui.PreviewImage(image, cls=cls)

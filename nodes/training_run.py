@@ -5,24 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from pickle import UnpicklingError
 
 import comfy.model_management
 import comfy.utils
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis
-from ..lorweb_core.space.saved_file import replacing
+from ..lorweb_core.files.pictures import write_png
 from ..lorweb_core.training.analogies import Analogy
 from ..lorweb_core.training.examples import Examples
 from ..lorweb_core.training.run_folder import RunFolder
 from ..lorweb_core.training.samples import sample_strips
-from ..lorweb_core.training.settings import TrainingConfig
-from ..lorweb_core.training.settings_file import config_fingerprint
 from ..lorweb_core.training.summary_page import write_summary
 from ..lorweb_core.training.trainable_basis import TrainableBasis, query_width
 from ..lorweb_core.training.trainer import Diverged, Step, Training
@@ -36,59 +30,27 @@ PREVIEW = 1024
 """Pixels, the longer side of a preview in the browser."""
 
 
-def choose_run(config: TrainingConfig, if_exists: str) -> TrainingConfig:
-    """The config with the name of the folder to train in, numbered if need be.
-
-    A run with the same settings is gone on with, whatever `if_exists` says; if it has all steps already, it is what is
-    wanted. Of others, `number` leaves them alone and `replace` begins anew in their place.
-    """
-    first, number = config.name, 2
-    while True:
-        path = Path(config.training_folder) / config.name
-        if not path.exists() or not any(path.iterdir()) or _goes_on(path / "resume.pt", config):
-            return config
-        if if_exists == "replace":
-            # All but the basis itself, which is replaced once the new one is whole.
-            for pattern in ("resume.pt", "losses.csv", "samples/*.png", f"*_{'[0-9]' * 9}.*"):
-                for old in path.glob(pattern):
-                    old.unlink()
-            return config
-        config = replace(config, name=f"{first}-{number}")
-        number += 1
-
-
-def _goes_on(state: Path, config: TrainingConfig) -> bool:
-    """Whether this is the state of a run with the same settings, and with no more steps done than are wanted."""
-    if not state.exists() or not state.with_name("losses.csv").exists():
-        return False
-    try:
-        kept = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
-        return kept["config"] == config_fingerprint(config) and kept["state"]["done"] <= config.train.steps
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError):
-        return False  # what is damaged is not gone on with
-
-
 class Run:
     """Trains a basis. Make it, and call it, outside of inference mode.
 
-    source: prepared, see `Examples.prepare`. shown: the analogies that samples are made of. preview_guidance: what the
-    guidance embedding is told for them.
+    folder: locked. source: prepared, see `Examples.prepare`. shown: the analogies that samples are made of.
+    preview_guidance: what the guidance embedding is told for them.
     """
 
     def __init__(
         self,
-        config: TrainingConfig,
+        folder: RunFolder,
         base: HostBase,
         source: Examples,
         shown: Sequence[Analogy],
         preview_guidance: float,
     ):
-        self.config, self.base, self.source, self.shown = config, base, source, shown
+        self.folder, self.config = folder, folder.config
+        self.base, self.source, self.shown = base, source, shown
         self.preview_guidance = preview_guidance
-        self.folder = RunFolder(config)
         self.strips: list[Tensor] = []
         """The last samples, one strip for each analogy shown."""
-        self._bar = comfy.utils.ProgressBar(config.train.steps)
+        self._bar = comfy.utils.ProgressBar(self.config.train.steps)
 
     def __call__(self) -> LoRABasis:
         """The basis, saved and loaded. Where the user cancels, the state is kept, and the same run goes on from it."""
@@ -106,8 +68,7 @@ class Run:
 
     def summarize(self, usage: Usage | None = None) -> None:
         """A page in the run's folder."""
-        strips = sorted((self.folder.path / "samples").glob("*.png"))
-        write_summary(self.folder.path, self.config, self.folder.losses(), usage, strips)
+        write_summary(self.folder.path, self.config, self.folder.losses(), usage, self.folder.samples())
 
     @property
     def name(self) -> str:
@@ -160,10 +121,5 @@ class Run:
         finally:
             base.guidance = guidance
             base.load()  # decoding may have taken its place
-        pixels = (torch.cat(self.strips) * 255).round().byte().numpy()
-        image = Image.fromarray(pixels)
-        path = self.folder.path / "samples" / f"{training.done:09d}.png"
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as file:
-            image.save(file, "PNG")
+        image = write_png(torch.cat(self.strips), self.folder.sample_file(f"{training.done:09d}.png"))
         return "JPEG", image, PREVIEW

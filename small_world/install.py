@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from lorweb_core.files.pictures import write_png
+from lorweb_core.files.safetensors_writer import write_all
 
 from . import autoencoder, models
 from .edits import Edit
@@ -41,7 +44,7 @@ def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
     }
     for kind, weights in files.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        save_file(weights, folder / kind / NAMES[kind])
+        write_all(folder / kind / NAMES[kind], weights, {"format": "pt"})
     shutil.copy(models.BASIS.with_suffix(".yaml"), (folder / "lorweb" / NAMES["lorweb"]).with_suffix(".yaml"))
     shutil.copytree(models.ENCODER, folder / "clip_vision" / models.ENCODER.name)
 
@@ -53,15 +56,13 @@ def taesd() -> dict[str, Tensor]:
 
 def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[str]:
     """Two scenes for each edit: `<edit>-a.png`, `-a_prime.png`, `-b.png`, and `-truth.png`, which b' should be."""
-    from PIL import Image
-
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     names = ["-".join(edit) for edit in chosen]
     for name, edit in zip(names, chosen, strict=True):
         pictures = draw_pairs([edit], 2, generator).flatten(0, 1).movedim(1, -1)
         for what, picture in zip(("a", "a_prime", "b", "truth"), pictures, strict=True):
-            Image.fromarray(picture.numpy()).save(folder / f"{name}-{what}.png")
+            write_png(picture, folder / f"{name}-{what}.png")
     return names
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from lorweb_core.encoder import VisionEncoder, load_encoder
+from lorweb_core.files.safetensors_writer import write_all
 from lorweb_core.training.flux_base import FluxBase
 
 from . import base, encoder
@@ -27,7 +28,7 @@ BASIS = FOLDER / "basis.safetensors"
 
 def save(model: nn.Module, path: Path) -> None:
     FOLDER.mkdir(exist_ok=True)
-    save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, path)
+    write_all(path, {name: tensor.half() for name, tensor in model.state_dict().items()}, {"format": "pt"})
 
 
 def _load(model: nn.Module, path: Path) -> nn.Module:

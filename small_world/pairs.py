@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from lorweb_core.files.pictures import write_png
+
 from .edits import split
 from .grids import draw_pairs
 from .progress import Steps
@@ -16,8 +18,6 @@ def write_pairs(folder: Path, k: int = 8, seed: int = 20) -> None:
 
     Names of edits that a basis is not to see begin with `new`: the ones to hold out.
     """
-    from PIL import Image
-
     generator = torch.Generator().manual_seed(seed)
     seen, new_pairs, new_edits = split()
     named = {"-".join(edit): edit for edit in seen} | {f"new-{'-'.join(edit)}": edit for edit in new_pairs + new_edits}
@@ -26,5 +26,5 @@ def write_pairs(folder: Path, k: int = 8, seed: int = 20) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number, pair in enumerate(draw_pairs([edit], k, generator).movedim(2, -1)):
             for when, picture in zip(("before", "after"), pair, strict=True):
-                Image.fromarray(picture.numpy()).save(folder / name / f"{number}_{when}.png")
+                write_png(picture, folder / name / f"{number}_{when}.png")
         progress.show(pairs=(index + 1) * k)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from statistics import mean, stdev
 
-from PIL import Image
-
+from lorweb_core.files.atomic import replacing
+from lorweb_core.files.pictures import write_png
 from lorweb_core.pictures.bar_chart import bar_chart
 
 from .study import RESULTS, VARIANTS, read
@@ -25,7 +24,8 @@ _TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
 def write_report() -> None:
     found = by_variant(read())
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(_TABLE.sub(lambda marks: f"{marks[1]}{table(found)}{marks[2]}", page), encoding="utf-8")
+    with replacing(PAGE) as file:
+        file.write(_TABLE.sub(lambda marks: f"{marks[1]}{table(found)}{marks[2]}", page).encode())
     copied = {told: (copying(found, pool), 0.0) for pool, told in POOLS.items()}
     for measure, (title, unit) in CHARTS.items():
         groups = {
@@ -34,7 +34,7 @@ def write_report() -> None:
         }
         if measure == "error":
             groups = {"copying b": copied} | groups
-        _save(bar_chart(groups, title, unit, "light"), DOCS / f"small_world_{measure}.png")
+        write_png(bar_chart(groups, title, unit, "light"), DOCS / f"small_world_{measure}.png")
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
@@ -66,7 +66,3 @@ def table(found: dict[str, list[dict]]) -> str:
                 cells.append(f"{middle:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(of) > 1 else ""))
         lines.append(f"| {name} | {of[0]['parameters']:,} | {len(of)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _save(picture, path: Path) -> None:
-    Image.fromarray((picture * 255).round().byte().numpy()).save(path)

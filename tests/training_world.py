@@ -12,6 +12,7 @@ from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens
 from lorweb_core.runtime import Part
 from lorweb_core.training.batch import Batch, Text
+from lorweb_core.training.run_folder import RunFolder
 from lorweb_core.training.seeds import generator
 from lorweb_core.training.settings import (
     DatasetSettings,
@@ -22,6 +23,7 @@ from lorweb_core.training.settings import (
     TrainSettings,
 )
 from lorweb_core.training.trainable_basis import TrainableBasis
+from lorweb_core.training.trainer import Training
 
 CHANNELS, WIDTH, SIDE, POOLED = 3, 6, 4, 5
 """Of the latents, of the hidden state, of a grid's side in latents, of the pooled text."""
@@ -176,3 +178,21 @@ def parameters_of(basis: TrainableBasis) -> dict[str, dict[str, Tensor]]:
         name: {key: value.detach().clone().requires_grad_() for key, value in layer.named_parameters()}
         for name, layer in basis.named_layers()
     }
+
+
+def begin(config: TrainingConfig, seed: int = 1) -> Training:
+    """Begin a training as `tiny_basis` does, with the config's own routing."""
+    base = TinyBase()
+    basis = config.network.basis
+    query = PARTS * EMBEDDING if basis.external_query else None
+    torch.manual_seed(seed)
+    made = TrainableBasis(base.shapes, basis, query)
+    for layer in made.layers:
+        layer.up.data.normal_(0, 0.5)
+    return Training(made, base, TinySource(), config.train)
+
+
+def run(folder: RunFolder, training: Training, steps: int) -> None:
+    """Train so many steps, and log them."""
+    for _ in range(steps):
+        folder.log(training.step())

@@ -16,9 +16,19 @@ from ..basis import LoRABasis, Progress, load_basis
 from ..checkpoint import PUBLISHED, BasisLayer
 from ..config import BasisConfig
 from ..errors import LoRWebError, named, shown
-from .saved_file import Entry, replacing, write_tensors
+from ..files.atomic import replacing
+from ..files.safetensors_writer import Entry, write_tensors
 
 Sources = Mapping[str, Sequence[BasisLayer]]
+
+_MARK = {"lorweb.format": "lorweb basis 1"}
+_EARLIER = ({"training_config", "steps"}, {"pruned_from", "kept"}, {"merged_from"})
+"""What bases had in their metadata before there was the mark."""
+
+
+def is_written_basis(metadata: Mapping[str, str]) -> bool:
+    """Tell by a file's metadata whether `write_basis` wrote it."""
+    return _MARK.items() <= metadata.items() or any(keys <= metadata.keys() for keys in _EARLIER)
 
 
 def write_basis(
@@ -60,7 +70,7 @@ def write_basis(
             # What keeps the config from being replaced must be known before the tensors are.
             config_path.open("r+b").close()
         with _one_thread():
-            write_tensors(path, entries, tensors, {"format": "pt", **metadata}, progress)
+            write_tensors(path, entries, tensors, {"format": "pt", **_MARK, **metadata}, progress)
     return load_basis(path)
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from ..basis import Progress
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError
+from ..files.safetensors_writer import Entry, write_tensors
 from ..mixture import Mixture
 from .fingerprint import fingerprint
-from .saved_file import Entry, write_tensors
 
 # Layers that Nunchaku, and hosts with fused weights, take together or not at all.
 _TOGETHER = (
@@ -108,6 +108,11 @@ def lora_metadata(
     if mixture.thumbnails:
         metadata["modelspec.thumbnail"] = _data_url(mixture.thumbnails[0].a_prime)
     return metadata
+
+
+def is_exported(metadata: Mapping[str, str]) -> bool:
+    """Tell by a file's metadata whether it is a LoRA that was exported from a mixture."""
+    return "lorweb.export" in metadata
 
 
 def _data_url(picture: Tensor) -> str:

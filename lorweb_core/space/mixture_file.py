@@ -14,15 +14,20 @@ from torch import Tensor
 from .. import tensor_files
 from ..basis import LoRABasis
 from ..errors import LoRWebError, named, shown
+from ..files.atomic import replacing
 from ..mixture import Mixture
 from ..tensor_files import read_tensors
 from ..thumbnails import LONGEST_SIDE, Thumbnails
 from .fingerprint import fingerprint
-from .saved_file import replacing
 
 FORMAT = "lorweb mixture 1"
 _COEFFICIENTS = "coefficients."
 _MOST_THUMBNAILS = 1000
+
+
+def is_mixture(metadata: Mapping[str, str]) -> bool:
+    """Tell by a file's metadata whether `save_mixture` wrote it."""
+    return metadata.get("format") == FORMAT
 
 
 def save_mixture(mixture: Mixture, path: str | Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
 from ..analogy import find_device, load_vision_encoder, outline
 from ..errors import named
-from ..space.saved_file import replacing
+from ..files.atomic import replacing
 from .flux_base import chosen_layers
 from .kontext import DTYPES, KontextEncoders, load_base
 from .memory import Memory, estimate, short_of
@@ -22,6 +24,9 @@ from .settings_file import training_document
 from .trainable_basis import TrainableBasis, query_width
 from .trainer import Training
 from .watch import OnStep, Watch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +53,14 @@ def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
         logging.getLogger(__package__).setLevel(logging.ERROR)
     device = accelerator.device if accelerator.num_processes > 1 else find_device(config.device)
     run = RunFolder(config)
+    with run.locked() if main else nullcontext():
+        return _train(config, accelerator, device, run, bar, on_step)
+
+
+def _train(
+    config: TrainingConfig, accelerator: Accelerator, device: torch.device, run: RunFolder, bar: Bar, on_step: OnStep
+) -> Path:
+    main = accelerator.is_main_process
     run.check()
     needed = _memory(config, device)
     log.info("Training takes about %s.", needed)

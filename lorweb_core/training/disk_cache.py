@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import LoRWebError, shown
-from ..space.saved_file import Entry, write_tensors
+from ..files.safetensors_writer import write_all
 from ..tensor_files import read_tensors
 
 Tensors = dict[str, Tensor]
@@ -51,8 +51,7 @@ class DiskCache:
             except LoRWebError:
                 pass  # what a failing disk left of it, which `make` can replace
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in make().items()}
-        entries = {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-        write_tensors(path, entries, tensors.values(), {"format": "pt"})
+        write_all(path, tensors, {"format": "pt"})
         return tensors
 
     def check_room(self, files: int, like: Any) -> None:

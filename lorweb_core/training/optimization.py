@@ -25,6 +25,9 @@ def _adamw8bit(parameters: Iterable[nn.Parameter], **options) -> torch.optim.Opt
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adamw8bit": _adamw8bit}
 
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "adamw8bit": ("state1", "state2")}
+"""What each keeps of a parameter, in the parameter's shape."""
+
 # Share of the run that is done, 0 to 1 → share of the learning rate.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,

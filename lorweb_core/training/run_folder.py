@@ -1,10 +1,12 @@
-"""What a training leaves on the disk: checkpoints, the state to go on from, and its losses."""
+"""What a training leaves on the disk: checkpoints, the state to go on from, samples, and its losses."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,24 @@ import torch
 
 from ..basis import LoRABasis
 from ..checkpoint import BasisLayer
-from ..errors import LoRWebError
-from ..space.basis_file import write_basis
-from ..space.saved_file import replacing
+from ..errors import LoRWebError, shown
+from ..files.atomic import is_part
+from ..files.file_names import check_inside
+from ..files.locks import held
+from ..files.new_file import check_ours, written_metadata
+from ..space.basis_file import is_written_basis, write_basis
+from .loss_log import append_loss, begins_as_log, read_losses, write_losses
+from .run_state import Damaged, OtherLayers, damaged, read_state, write_state
 from .settings import TrainingConfig
 from .settings_file import config_fingerprint, training_document
 from .trainer import Step, Training
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+LOCK = "run.lock"
+"""There while a process trains in the folder."""
+
+_SAMPLE = re.compile(r"\d{9}(_\d+)?\.png")
 
 
 class RunFolder:
@@ -30,52 +42,141 @@ class RunFolder:
         self.path = Path(config.training_folder) / config.name
         self.state_file = self.path / "resume.pt"
         self.losses_file = self.path / "losses.csv"
+        self.samples_folder = self.path / "samples"
+        self.basis_file = self.path / f"{config.name}.safetensors"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LoRWebError(f"{self.path}: the folder cannot be made ({error.strerror}).") from error
+        except (OSError, ValueError) as error:  # ValueError for characters that no path has
+            why = error.strerror if isinstance(error, OSError) else error
+            raise LoRWebError(
+                f"{shown(self.path)}: the folder cannot be made ({why}). Give the training another name."
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, in this process and in others; ended ones keep nobody out.
+
+        Raises LoRWebError if one is in it, or if nothing can be written there.
+        """
+        with ExitStack() as stack:
+            try:
+                mine = stack.enter_context(held(self.path / LOCK))
+            except OSError as error:
+                raise LoRWebError(f"{shown(self.path)} cannot be written ({error.strerror or error}).") from error
+            if not mine:
+                raise LoRWebError(
+                    f"{shown(self.path)} has a training in it that another process is at. Wait until it has ended, or "
+                    f"give another name. If there is none, delete {LOCK} in it."
+                )
+            yield
 
     def check(self) -> None:
         """Raise what `resume` would, but for the model, which is not there yet; nothing large is read."""
-        if self.state_file.exists():
+        self._check_samples()
+        self.losses()
+        if os.path.lexists(self.state_file):
             self._state(mmap=True)
 
     def resume(self, training: Training) -> bool:
         """Go on from the state that is there; returns whether there is one.
 
-        Raises LoRWebError if it is another config's or another model's, or if it cannot be read.
+        Raises LoRWebError if it is another config's or another model's, or if it or the losses cannot be read.
         """
-        if not self.state_file.exists():
+        if not os.path.lexists(self.state_file):
             # What was logged by a run that never saved a state is of no use to the one that begins now.
             self._keep_losses(0)
             return False
         state = self._state()
+        self.losses()
         try:
             training.restore(state)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except OtherLayers as error:
             raise LoRWebError(
-                f"{self.state_file} is the state of a basis for other layers: the model, "
-                f"{self.config.model.name_or_path}, is not the one it was begun with. Give that one, or another name."
+                f"{shown(self.state_file)} is the state of a basis for other layers: the model, "
+                f"{shown(self.config.model.name_or_path)}, is not the one it was begun with. Give that one, or another "
+                "name."
             ) from error
+        except Damaged as error:
+            raise damaged(self.state_file) from error
         self._keep_losses(training.done)
         return True
 
-    def _state(self, mmap: bool = False) -> dict[str, Any]:
+    def empty(self) -> bool:
+        """Tell whether there is nothing here but what locks it, and what ended writers have left."""
+        return all(path.name == LOCK or is_part(path.name) for path in self.path.iterdir())
+
+    def goes_on(self) -> bool:
+        """Tell whether an undamaged run of the same config is here, with no more steps done than are wanted."""
         try:
-            kept = torch.load(self.state_file, map_location="cpu", weights_only=True, mmap=mmap)
-            told, state = kept["config"], kept["state"]
-        except Exception as error:  # torch raises what its unpickler and its archive reader happen to
-            # What it says then is of its own options, one of them unsafe.
+            losses, done = self.losses(), self._state(mmap=True)["done"]
+        except LoRWebError:
+            return False
+        return bool(losses) and losses[0].number <= done <= self.config.train.steps
+
+    def is_anothers(self) -> bool:
+        """Tell whether an undamaged run of another config is here."""
+        try:
+            return read_state(self.state_file, mmap=True).config != config_fingerprint(self.config)
+        except LoRWebError:
+            return False
+
+    def clear(self) -> None:
+        """Remove what a run has left here, all but its basis, for another to begin in its place.
+
+        Raises LoRWebError, before anything is removed, if no run has left what is here, or if the basis is another's.
+        """
+        if not (begins_as_log(self.losses_file) or self._has_state()):
             raise LoRWebError(
-                f"{self.state_file} cannot be read: it is damaged, or no state of a training. Delete it to begin anew, "
-                "or give another name."
-            ) from error
-        if told != config_fingerprint(self.config):
-            raise LoRWebError(
-                f"{self.state_file} is the state of a training with another config. Go on with that one, "
-                f"{self.path / 'config.yaml'}, or give another name."
+                f"{shown(self.path)} has neither the state nor the losses of a training, so nothing in it is replaced. "
+                "Choose another name, or move it away."
             )
-        return state
+        check_ours(self.basis_file, is_written_basis)
+        self._check_samples()
+        left = [self.state_file, self.losses_file]
+        left += [path for path in self.samples() if _SAMPLE.fullmatch(path.name)]
+        for path in self._checkpoints():
+            if not path.is_symlink() and is_written_basis(written_metadata(path)):
+                left += [path, path.with_suffix(".yaml")]
+        try:
+            for path in left:
+                if path.is_file() and not path.is_symlink():
+                    path.unlink()
+        except OSError as error:
+            raise LoRWebError(f"{shown(path)} cannot be removed ({error.strerror or error}).") from error
+
+    def sample_file(self, name: str) -> Path:
+        """Find where to write a picture of samples; its folder exists then. Raises LoRWebError if it cannot be made."""
+        self._check_samples()
+        try:
+            self.samples_folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise LoRWebError(f"{shown(self.samples_folder)} cannot be made ({error.strerror}).") from error
+        return self.samples_folder / name
+
+    def samples(self) -> list[Path]:
+        """List the pictures of samples, the oldest first."""
+        return sorted(self.samples_folder.glob("*.png"))
+
+    def _check_samples(self) -> None:
+        """Raise LoRWebError if samples would be written elsewhere, or not at all."""
+        check_inside(self.path, self.samples_folder, f"the run's folder {shown(self.path)}")
+        if self.samples_folder.exists() and not self.samples_folder.is_dir():
+            raise LoRWebError(f"{shown(self.samples_folder)} is no folder. Move it away, or give another name.")
+
+    def _has_state(self) -> bool:
+        try:
+            return bool(read_state(self.state_file, mmap=True))
+        except LoRWebError:
+            return False
+
+    def _state(self, mmap: bool = False) -> dict[str, Any]:
+        kept = read_state(self.state_file, mmap)
+        if kept.config != config_fingerprint(self.config):
+            raise LoRWebError(
+                f"{shown(self.state_file)} is the state of a training with another config. Go on with that one, "
+                f"{shown(self.path / 'config.yaml')}, or give another name."
+            )
+        return kept.state
 
     def save(self, training: Training, final: bool = False) -> LoRABasis:
         """A checkpoint and the state to go on from; older checkpoints beyond those to keep are deleted after that.
@@ -104,42 +205,31 @@ class RunFolder:
         return saved
 
     def save_state(self, training: Training) -> None:
-        kept = {"config": config_fingerprint(self.config), "state": training.state()}
-        with replacing(self.state_file) as file:
-            torch.save(kept, file)
+        """Write what to go on from. Raises LoRWebError if the disk has no room; the old one stays then."""
+        write_state(self.state_file, config_fingerprint(self.config), training.state())
 
     def log(self, step: Step) -> None:
-        """Raises LoRWebError if the disk has no room."""
-        new = not self.losses_file.exists()
-        try:
-            with self.losses_file.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([Step._fields, step] if new else [step])
-        except OSError as error:
-            raise LoRWebError(f"{self.losses_file} could not be written ({error.strerror or error}).") from error
+        """Log a step. Raises LoRWebError if the disk has no room."""
+        append_loss(self.losses_file, step)
 
     def losses(self) -> list[Step]:
-        """All steps logged so far."""
-        if not self.losses_file.exists():
-            return []
-        with self.losses_file.open(newline="", encoding="utf-8") as file:
-            # A last line without an end was cut short, by a full disk or a crash.
-            rows = list(csv.reader(line for line in file if line.endswith("\n")))[1:]
-        return [Step(int(number), *map(float, rest)) for number, *rest in rows]
+        """Read all steps logged so far. Raises LoRWebError if they are damaged."""
+        return read_losses(self.losses_file)
 
     def _keep_losses(self, done: int) -> None:
         """Steps after the state that is gone on from will be done again."""
-        if not self.losses_file.exists():
-            return
-        kept, text = [step for step in self.losses() if step.number <= done], io.StringIO(newline="")
-        csv.writer(text).writerows([Step._fields, *kept])
-        with replacing(self.losses_file) as file:
-            file.write(text.getvalue().encode())
+        if os.path.lexists(self.losses_file):
+            write_losses(self.losses_file, [step for step in self.losses() if step.number <= done])
+
+    def _checkpoints(self) -> list[Path]:
+        """List those that are numbered, the oldest first."""
+        return sorted(self.path.glob(f"{_escaped(self.config.name)}_{'[0-9]' * 9}.safetensors"))
 
     def _drop_old(self) -> None:
-        numbered = sorted(self.path.glob(f"{_escaped(self.config.name)}_{'[0-9]' * 9}.safetensors"))
-        for path in numbered[: -self.config.save.max_step_saves_to_keep]:
-            path.unlink()
-            path.with_suffix(".yaml").unlink(missing_ok=True)
+        for path in self._checkpoints()[: -self.config.save.max_step_saves_to_keep]:
+            with suppress(OSError):  # else at the next save
+                path.unlink()
+                path.with_suffix(".yaml").unlink(missing_ok=True)
 
 
 def _escaped(name: str) -> str:

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image
-from torch import Tensor
-
+from ..files.atomic import replacing
+from ..files.pictures import write_png
 from ..pictures.heat_map import number
 from ..pictures.training_picture import training_picture
-from ..space.saved_file import replacing
 from .loss_curve import mean_width, recent_loss, seconds_per_step
 from .settings import TrainingConfig
 from .settings_file import training_document
@@ -51,15 +49,10 @@ def write_summary(
     in `folder`. Raises LoRWebError, and leaves the file that was there, if one cannot be written.
     """
     for theme, name in PICTURES.items():
-        _save_png(training_picture(losses, usage, theme), folder / name)
+        write_png(training_picture(losses, usage, theme), folder / name)
     with replacing(folder / PAGE) as file:
         file.write("\n".join(_page(folder, config, losses, usage, strips)).encode())
     return folder / PAGE
-
-
-def _save_png(picture: Tensor, path: Path) -> None:
-    with replacing(path) as file:
-        Image.fromarray((picture * 255).round().byte().numpy()).save(file, "PNG")
 
 
 def _page(

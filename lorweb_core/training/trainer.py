@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..errors import LoRWebError
 from .batch import Source
 from .objective import Base, Objective
-from .optimization import learning_rate, make_optimizer
+from .optimization import MOMENTS, learning_rate, make_optimizer
+from .run_state import Damaged, check_moments, check_tensors
 from .seeds import generator
 from .settings import TrainSettings
 from .trainable_basis import TrainableBasis
@@ -164,8 +165,17 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.basis.load_state_dict(state["basis"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        """Go on from a state. Raises OtherLayers or Damaged, and changes nothing, if it is none of this training."""
+        moments = state["optimizer"]["state"]
+        check_tensors(state["basis"], self.basis.state_dict())
+        check_moments(moments, list(self.basis.parameters()), MOMENTS[self.settings.optimizer])
         if self._averaged:
+            if state["averaged"] is None:
+                raise Damaged("no average")
+            check_tensors(state["averaged"], self._averaged.state_dict())
             self._averaged.load_state_dict(state["averaged"])
+        self.basis.load_state_dict(state["basis"])
+        # How it is set follows from the config, which is the same.
+        settings = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": settings})
         self.done = state["done"]

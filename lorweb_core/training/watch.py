@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import LoRWebError
+from ..files.pictures import write_png
 from .batch import Batch
 from .flux_base import FluxBase
 from .run_folder import RunFolder
@@ -42,7 +43,7 @@ class Watch:
         self.config, self.run_folder, self.training, self.base, self.shown = config, run, training, base, shown
         self._processes = accelerator
         self._main = accelerator.is_main_process
-        self._strips = sorted((run.path / "samples").glob("*.png"))
+        self._strips = run.samples()
 
     def run(self, on_step: OnStep) -> None:
         """All steps that are left, and what is saved in the end.
@@ -98,18 +99,12 @@ class Watch:
             self._page()
 
     def _samples(self) -> None:
-        from PIL import Image
-
-        settings, folder = self.config.sample, self.run_folder.path / "samples"
-        folder.mkdir(exist_ok=True)
+        settings = self.config.sample
         with self.training.averaged() as basis, self.base.guided(settings.guidance_scale):
             strips = sample_strips(basis, self.base, self.shown, settings.sample_steps, settings.seed)
         for number, picture in enumerate(strips):
-            path = folder / f"{self.training.done:09d}_{number}.png"
-            try:
-                Image.fromarray((picture * 255).round().byte().numpy()).save(path)
-            except OSError as error:
-                raise LoRWebError(f"{path} could not be written ({error.strerror or error}).") from error
+            path = self.run_folder.sample_file(f"{self.training.done:09d}_{number}.png")
+            write_png(picture, path)
             if path not in self._strips:
                 self._strips.append(path)
 

@@ -17,9 +17,11 @@ from torch import nn
 
 from lorweb_core import LoRABasis, LoRWebError, Mixture, load_basis
 from lorweb_core.config import read_config
+from lorweb_core.files.new_file import written_metadata
 from lorweb_core.pictures.share_picture import draw_shares
 from lorweb_core.routing import Tokens
 from lorweb_core.runtime import PackedBasis, Part, RuntimeMixture
+from lorweb_core.space.basis_file import is_written_basis
 from lorweb_core.space.blend import blend
 from lorweb_core.space.edit import Edit, edit
 from lorweb_core.space.merging import merge_bases
@@ -375,6 +377,13 @@ def test_a_config_without_a_basis_of_its_name_is_not_replaced(folder):
         merge_bases(one, one, folder / "shards.safetensors")
     assert (folder / "shards.yaml").read_text().startswith("the config of")
     assert not (folder / "shards.safetensors").exists()
+
+
+def test_what_is_written_is_known_as_ours_and_what_was_given_is_not(folder):
+    one, other = (a_basis(folder / f"{seed}.safetensors", seed=seed) for seed in (0, 1))
+    merge_bases(one, other, folder / "merged.safetensors")
+    assert is_written_basis(written_metadata(folder / "merged.safetensors"))
+    assert not is_written_basis(written_metadata(folder / "0.safetensors"))
 
 
 def test_a_basis_is_replaced_together_with_its_config(folder):

@@ -219,7 +219,7 @@ def test_a_basis_routed_by_activation_has_nothing_to_export(save, tmp_path):
 
 @pytest.mark.parametrize("mode", ["exact", "rank"])
 def test_a_disk_that_fills_leaves_the_old_file_and_no_partial_one(mixture, tmp_path, monkeypatch, mode):
-    import lorweb_core.space.saved_file as saved_file
+    import lorweb_core.files.atomic as atomic
 
     class Full(io.FileIO):
         def write(self, data) -> int:
@@ -227,7 +227,7 @@ def test_a_disk_that_fills_leaves_the_old_file_and_no_partial_one(mixture, tmp_p
                 raise OSError(errno.ENOSPC, "No space left on device")
             return super().write(data)
 
-    monkeypatch.setattr(saved_file, "open", lambda path, mode: Full(path, mode), raising=False)
+    monkeypatch.setattr(atomic, "open", lambda path, mode: Full(path, mode), raising=False)
     folder = tmp_path / "loras"
     folder.mkdir()
     (folder / "lora.safetensors").write_text("the old one")

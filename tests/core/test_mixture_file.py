@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lorweb_core import LoRWebError, Mixture, load_basis
-from lorweb_core.space import saved_file
+from lorweb_core.files import atomic
 from lorweb_core.space.fingerprint import fingerprint
 from lorweb_core.space.mixture_file import load_mixture, save_mixture
 from lorweb_core.thumbnails import contact_sheet, make_thumbnails
@@ -194,7 +194,7 @@ def test_an_activation_routed_mixture_has_nothing_to_save(save, tmp_path):
     assert not (tmp_path / "m.safetensors").exists()
 
 
-def test_aFullDisk_leaves_the_old_file_and_no_part(mixture, basis, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file_and_no_part(mixture, basis, tmp_path, monkeypatch):
     path = tmp_path / "saved" / "m.safetensors"
     path.parent.mkdir()
     save_mixture(mixture, path)
@@ -204,7 +204,7 @@ def test_aFullDisk_leaves_the_old_file_and_no_part(mixture, basis, tmp_path, mon
         save_mixture(mixture, path)
 
     monkeypatch.undo()
-    monkeypatch.setattr(saved_file, "open", FullDisk, raising=False)
+    monkeypatch.setattr(atomic, "open", FullDisk, raising=False)
     with pytest.raises(LoRWebError, match="No space left on device"):
         save_mixture(mixture, path)
     assert path.read_bytes() == before

@@ -21,36 +21,22 @@ from training_world import (
     TinyBase,
     TinySource,
     V,
+    begin,
+    run,
     tiny_basis,
     tiny_config,
 )
 
 from lorweb_core import LoRWebError, load_basis
+from lorweb_core.files import atomic
+from lorweb_core.training import loss_log
 from lorweb_core.training.run_folder import RunFolder
-from lorweb_core.training.settings import SaveSettings, TrainingConfig
+from lorweb_core.training.settings import SaveSettings
 from lorweb_core.training.settings_file import read_training_config, training_document
-from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Training
 
 ACTIVATION = {"external_query": False, "external_query_model": None, "query_mode": "caa'", "pooling_type": "max"}
 NOT_PROJECTED = {"query_projection_type": "none", "lora_keys_dim": PARTS * EMBEDDING}
-
-
-def begin(config: TrainingConfig, seed: int = 1) -> Training:
-    """As `tiny_basis`, with the config's own routing."""
-    base = TinyBase()
-    basis = config.network.basis
-    query = PARTS * EMBEDDING if basis.external_query else None
-    torch.manual_seed(seed)
-    made = TrainableBasis(base.shapes, basis, query)
-    for layer in made.layers:
-        layer.up.data.normal_(0, 0.5)
-    return Training(made, base, TinySource(), config.train)
-
-
-def run(folder: RunFolder, training: Training, steps: int) -> None:
-    for _ in range(steps):
-        folder.log(training.step())
 
 
 def held(path: Path) -> dict[str, bytes]:
@@ -271,15 +257,28 @@ def test_a_disk_without_room_keeps_the_last_good_checkpoint(saved, monkeypatch):
     assert load_basis(folder.path / "tiny_000000003.safetensors")
 
 
-@pytest.mark.parametrize("file", ["tiny_000000003.yaml", "tiny_000000003.safetensors", "resume.pt"])
-def test_a_disk_that_fills_up_while_saving_keeps_the_last_good_checkpoint(saved, file):
-    """What is written goes to /dev/full, where nothing fits."""
+@pytest.mark.parametrize(
+    ("number", "file"), list(enumerate(["tiny_000000003.yaml", "tiny_000000003.safetensors", "resume.pt"]))
+)
+def test_a_disk_that_fills_up_while_saving_keeps_the_last_good_checkpoint(saved, number, file, monkeypatch):
+    """What is written into one of the files goes to /dev/full, where nothing fits."""
     folder, training, before = saved
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    (folder.path / f".{file}.{os.getpid()}.part").symlink_to("/dev/full")
+    opened = []
+
+    def open_full(path: Path, mode: str):
+        opened.append(path)
+        file = open(path, mode)  # noqa: SIM115
+        if len(opened) == number + 1:
+            with open("/dev/full", "wb") as full:
+                os.dup2(full.fileno(), file.fileno())
+        return file
+
+    monkeypatch.setattr(atomic, "open", open_full, raising=False)
     with pytest.raises(LoRWebError, match=f"{file} could not be written .*No space left"):
         folder.save(training)
+    monkeypatch.undo()
     after = held(folder.path)
     assert {name: after[name] for name in before} == before
     assert not [name for name in after if name.endswith(".part")]
@@ -322,12 +321,11 @@ def test_a_run_that_begins_anew_has_only_its_own_losses(saved):
     assert [step.number for step in folder.losses()] == [1]
 
 
-def test_losses_that_the_disk_has_no_room_for_are_said(saved):
+def test_losses_that_the_disk_has_no_room_for_are_said(saved, monkeypatch):
     folder, training, _ = saved
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    folder.losses_file.unlink()
-    folder.losses_file.symlink_to("/dev/full")
+    monkeypatch.setattr(loss_log, "open", lambda *_, **__: Path("/dev/full").open("ab"), raising=False)  # noqa: SIM115
     with pytest.raises(LoRWebError, match=r"losses\.csv could not be written .*No space left"):
         folder.log(training.step())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import os
 import shutil
 import signal
@@ -28,6 +30,7 @@ import standins_diffusers
 
 from lorweb_core import LoRWebError, load_basis
 from lorweb_core.__main__ import main
+from lorweb_core.files.locks import held
 from lorweb_core.training.command import run_training
 from lorweb_core.training.settings_file import read_training_config
 from lorweb_core.training.trainer import Step
@@ -313,6 +316,55 @@ def test_the_state_of_another_config_is_refused_before_anything_is_changed(confi
     assert train("train.lr=0.5") == 2
     assert "is the state of a training with another config" in refused(capsys)
     assert (RUN / "config.yaml").read_bytes() == told
+
+
+def test_a_run_that_another_process_is_at_is_refused_at_once(config, capsys, monkeypatch):
+    RUN.mkdir(parents=True)
+    monkeypatch.setattr("lorweb_core.training.command.find_analogies", pytest.fail)
+    with held(RUN / "run.lock") as mine:
+        assert mine
+        assert train() == 2
+    assert "another process is at" in refused(capsys)
+    assert not list(RUN.iterdir())
+
+
+def test_a_run_is_locked_while_it_trains_and_free_afterwards(config):
+    seen = []
+
+    def on_step(step: Step, steps: int) -> None:
+        with held(RUN / "run.lock") as mine:
+            seen.append(mine)
+
+    run(config, on_step)
+    assert seen == [False] * STEPS
+    assert not (RUN / "run.lock").exists()
+
+
+def test_damaged_losses_are_said_before_the_base_is_loaded(config, capsys, monkeypatch):
+    assert train("train.steps=1") == 0
+    with (RUN / "losses.csv").open("ab") as file:
+        file.write(b"\0" * 100 + b"\n")
+    capsys.readouterr()
+    monkeypatch.setattr("lorweb_core.training.command.load_base", pytest.fail)
+    assert train("train.steps=2") == 2
+    assert "losses.csv is damaged in line 3" in refused(capsys)
+
+
+def test_a_disk_that_fills_up_while_sampling_leaves_the_older_picture(config, capsys, monkeypatch):
+    def save(image, file, *args, **options):
+        with contextlib.ExitStack() as opened:
+            file = file if hasattr(file, "write") else opened.enter_context(open(file, "wb"))
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (RUN / "samples").mkdir(parents=True)
+    older = RUN / "samples" / "000000002_0.png"
+    older.write_text("older")
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert train() == 2
+    assert "No space left on device" in refused(capsys)
+    assert older.read_text() == "older"
+    assert not list(RUN.rglob("*.part"))
 
 
 def test_a_model_that_is_not_there_is_said_first(config, capsys):

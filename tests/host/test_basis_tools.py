@@ -126,6 +126,16 @@ def test_names_that_leave_the_folder_are_refused(host, bases, prune, name):
         prune(bases[0], [only(bases[0].route(torch.randn(72)), 0)], name=name)
 
 
+def test_replace_leaves_a_basis_of_another(host, bases, prune):
+    path = host.models / "lorweb" / "small-0.safetensors"
+    before = path.read_bytes()
+    with pytest.raises(host.core.LoRWebError, match="not written by this node, so it is not replaced"):
+        host.node("LoRWeBMergeBases").execute(*bases, name="small-0", if_exists="replace")
+    with pytest.raises(host.core.LoRWebError, match="not written by this node, so it is not replaced"):
+        prune(bases[0], [only(bases[0].route(torch.randn(72)), 0)], name="small-0", if_exists="replace")
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("node_id", ["LoRWeBMergeBases", "LoRWeBPruneBasis"])
 def test_cancel_leaves_the_files_as_they_were(host, bases, prune, node_id):
     import comfy.model_management

@@ -99,6 +99,17 @@ def test_names_that_leave_the_folder_are_refused(host, mixture, export):
             export(mixture, name)
 
 
+def test_replace_leaves_a_lora_of_another(host, mixture, export):
+    from safetensors.torch import save_file
+
+    path = host.models / "loras" / "theirs.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"format": "pt", "ss_network_dim": "4"})
+    before = path.read_bytes()
+    with pytest.raises(host.core.LoRWebError, match="not written by this node, so it is not replaced"):
+        export(mixture, "theirs", if_exists="replace")
+    assert path.read_bytes() == before
+
+
 def test_cancelling_leaves_the_old_file_and_no_partial_one(host, mixture, export):
     import comfy.model_management as management
 

@@ -151,12 +151,32 @@ def test_an_older_file_stays_unless_it_is_to_be_replaced(host, basis, mixtures, 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "  ", "../out", "/etc/out", "a/../../out", "..\\out", "C:\\out", "a:b", "what?", "a\0b", ".", "a/.. /b"],
+    [
+        *("", "  ", "../out", "/etc/out", "a/../../out", "..\\out", "C:\\out", "a:b", "what?", "a\0b", ".", "a/.. /b"),
+        *("//{elsewhere}/out", "\\\\{elsewhere}\\out", "aux.txt", "x" * 200, "a/" * 8 + "a", "pairs\ud800"),
+    ],
+    ids=ascii,
 )
-def test_names_that_leave_the_folder_are_refused(host, mixtures, files, name):
+@pytest.mark.parametrize("if_exists", ["number", "replace"])
+def test_names_that_leave_the_folder_are_refused(host, mixtures, files, tmp_path, name, if_exists):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "out.safetensors").write_text("theirs")
+    name = name.replace("{elsewhere}", str(tmp_path / "elsewhere").lstrip("/\\"))
     with pytest.raises(host.core.LoRWebError, match="The name"):
-        host.node("LoRWeBSaveMixture").execute(mixtures[0], name)
-    assert not list(files.rglob("*.safetensors"))
+        host.node("LoRWeBSaveMixture").execute(mixtures[0], name, if_exists)
+    assert not list(files.rglob("*"))
+    assert (tmp_path / "elsewhere" / "out.safetensors").read_text() == "theirs"
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+def test_replace_leaves_a_file_that_is_no_mixture(host, mixtures, files):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, files / "theirs.safetensors", {"format": "pt"})
+    before = (files / "theirs.safetensors").read_bytes()
+    with pytest.raises(host.core.LoRWebError, match="not written by this node, so it is not replaced. Choose another"):
+        host.node("LoRWeBSaveMixture").execute(mixtures[0], "theirs", "replace")
+    assert (files / "theirs.safetensors").read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written_is_said(host, mixtures, files):

@@ -397,3 +397,59 @@ def test_numbers_that_are_none_stop_it_and_keep_the_steps_before(host, load_flux
     monkeypatch.undo()
     assert len((host.models / "lorweb" / request.node.name / "losses.csv").read_text().splitlines()) == 3
     assert json.loads(train(model)[2])["steps"] == 4
+
+
+def test_replace_never_touches_a_folder_that_is_not_the_runs_own(host, load_flux, train, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "samples").mkdir(parents=True)
+    files = [
+        elsewhere / name for name in ("samples/mine.png", "samples/000000009.png", "x_000000009.png", "losses.csv")
+    ]
+    for file in files:
+        file.write_text("theirs")
+    linked = host.models / "lorweb" / "linked"
+    linked.mkdir()
+    (linked / "run").symlink_to(elsewhere)
+    try:
+        # A folder of the pack itself that holds no run is as little the node's to replace.
+        own = linked / "mine"
+        own.mkdir()
+        (own / "x_000000009.png").write_text("mine")
+        for name, words in {
+            f"/{elsewhere}": "does not stay in models/lorweb",
+            "linked/run": "does not stay in models/lorweb",
+            "linked/mine": "neither the state nor the losses of a training",
+        }.items():
+            with pytest.raises(host.core.LoRWebError, match=words):
+                train(load_flux(), name=name, if_exists="replace")
+        assert [file.read_text() for file in files] == ["theirs"] * 4
+        assert (own / "x_000000009.png").read_text() == "mine"
+    finally:
+        (linked / "run").unlink()
+
+
+def test_replace_keeps_pictures_and_files_that_the_run_did_not_write(host, load_flux, train, request):
+    train(load_flux(), steps=2, sample_every=1, save_every=1)
+    folder = host.models / "lorweb" / request.node.name
+    kept = [folder / name for name in ("samples/mine.png", "mine_000000009.png", "mine_000000001.safetensors")]
+    for file in kept:
+        file.write_text("mine")
+    stale = folder / f"{request.node.name}_000000001.safetensors"
+    assert stale.exists()
+    train(load_flux(), steps=1, seed=7, if_exists="replace")
+    assert [file.read_text() for file in kept] == ["mine"] * 3
+    assert not stale.exists()
+    assert [path.name for path in sorted((folder / "samples").iterdir())] == ["000000001.png", "mine.png"]
+
+
+def test_a_run_that_another_is_at_is_refused_in_words(host, load_flux, train, request):
+    locks = sys.modules[host.core.__name__ + ".files.locks"]
+    folder = host.models / "lorweb" / request.node.name
+    folder.mkdir(parents=True)
+    with locks.held(folder / "run.lock") as mine:
+        assert mine
+        for if_exists in ("number", "replace"):
+            with pytest.raises(host.core.LoRWebError, match="another process is at"):
+                train(load_flux(), if_exists=if_exists)
+    train(load_flux(), steps=1)
+    assert not (folder / "run.lock").exists()

@@ -1,21 +1,18 @@
-"""Files written whole or not at all: under a name of their own first, and then renamed."""
+"""Safetensors written while they are made, one tensor after the other."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..basis import Progress
-from ..errors import LoRWebError
+from .atomic import replacing
 
 # As safetensors spells them.
 _DTYPES = {
@@ -36,36 +33,6 @@ class Entry(NamedTuple):
     @property
     def bytes(self) -> int:
         return self.dtype.itemsize * torch.Size(self.shape).numel()
-
-
-@contextmanager
-def replacing(path: Path, size: int = 0) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` at the end; until then, and if anything fails, the old one stays.
-
-    size: bytes that will be needed. Raises LoRWebError, naming the file, if the disk has not that much or if it
-    cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        free = shutil.disk_usage(path.parent).free
-        if free < size:
-            raise LoRWebError(
-                f"{path.name} takes {size / 1e6:,.0f} MB, but {path.parent} has {free / 1e6:,.0f} MB free. Make room, "
-                "or choose another folder."
-            )
-        with open(part, "wb") as file:
-            yield file
-            # On the disk before its name is: a crash must not leave the name of the old file on half of the new.
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise LoRWebError(
-            f"{path.name} could not be written into {path.parent} ({error.strerror or error}). What was there before "
-            "is as it was."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_tensors(
@@ -105,6 +72,12 @@ def write_tensors(
         if progress:
             progress(len(entries), len(entries))
     return total
+
+
+def write_all(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Write tensors that are there already; else as `write_tensors`."""
+    entries = {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    return write_tensors(path, entries, tensors.values(), metadata)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
