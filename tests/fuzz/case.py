@@ -19,8 +19,10 @@ class Case(NamedTuple):
     """A refusal says one of these: the file's or the input's name."""
     load: Callable[[], Any]
     """Take it in as a user would."""
-    check: Callable[[Any], None]
-    """Raise AssertionError if what `load` returned is not what a plain reading of the same bytes gives."""
+    check: Callable[[Any], str | None]
+    """Raise AssertionError if what `load` returned is not what a plain reading of the same bytes gives; what it returns
+    is told.
+    """
     writes: bool = False
     """Whether `load` may change files in the case's folder."""
 
@@ -30,7 +32,7 @@ class Refused(Exception):
 
 
 def outcome(case: Case, folder: Path) -> tuple[str, str]:
-    """Run a case: ("refused", the message), ("loaded", "") or ("failed", why)."""
+    """Run a case: ("refused", the message), ("loaded", what the check tells) or ("failed", why)."""
     before = None if case.writes else _snapshot(folder)
     try:
         held = case.load()
@@ -42,11 +44,11 @@ def outcome(case: Case, folder: Path) -> tuple[str, str]:
         wrong = wrong_in_message(str(error), case.named) or _changed(before, folder)
         return ("failed", wrong) if wrong else ("refused", str(error))
     try:
-        case.check(held)
+        told = case.check(held) or ""
     except Exception as error:
         return "failed", "It loaded. " + "".join(traceback.format_exception(error)[-3:])
     wrong = _changed(before, folder)
-    return ("failed", wrong) if wrong else ("loaded", "")
+    return ("failed", wrong) if wrong else ("loaded", told)
 
 
 def wrong_in_message(message: str, named: tuple[str, ...]) -> str | None:

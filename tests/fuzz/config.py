@@ -76,9 +76,9 @@ def values(random: Random) -> list[str]:
     """)
     spaced = listed(
         """
-        '  ' | [1, 2] | {a: 1} | 2024-01-01 25:61:00 | !!binary AAECAw== | !!binary '%%%' | !!set {a, b} | !x y 
-        | !!int x | !!python/object/apply:os.system ['touch pwned'] | !!float 'a' | !!timestamp x | !!bool x | !!omap [a: 1]
-        | !!pairs [a: 1] | !!str [1] | !!null x | &self [*self] | &me {a: *me} | '%s {0}' | 'a
+        '  ' | [1, 2] | {a: 1} | 2024-01-01 25:61:00 | !!binary AAECAw== | !!binary '%%%' | !!set {a, b} | !x y
+        | !!int x | !!python/object/apply:os.system ['touch pwned'] | !!float 'a' | !!timestamp x | !!bool x
+        | !!omap [a: 1] | !!pairs [a: 1] | !!str [1] | !!null x | &self [*self] | &me {a: *me} | '%s {0}' | 'a
 
         b'
     """,

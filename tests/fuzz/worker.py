@@ -42,8 +42,8 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    def run(self, kind: str, seed: int) -> Outcome:
-        """What came of a case."""
+    def run(self, kind: str, seed: int, seconds: float = SECONDS) -> Outcome:
+        """What came of a case. seconds: that it may take; what is made once in a process is not counted."""
         if self.process is None:
             self._start()
         self.process.stdin.write(f"{kind} {seed}\n")
@@ -51,10 +51,10 @@ class Worker:
         told: list[str] = []
         while len(told) < 3:
             try:
-                answer = self.answers.get(timeout=SECONDS)
+                answer = self.answers.get(timeout=seconds if told else 120)
             except queue.Empty:
                 self.stop()
-                return Outcome(*(told or ["while it was made"]), "failed", f"It took more than {SECONDS:g} s.")
+                return Outcome(*(told or ["while it was made"]), "failed", f"It took more than {seconds:g} s.")
             if answer is None:
                 self.stop()
                 log = (self.folder / "log").read_text("utf-8", "replace")[-2000:]
