@@ -37,7 +37,8 @@ def prompt(method: str, seed: int = 1, b: str = "b") -> dict[str, dict]:
 
 def make(seed: int, folder: Path) -> Case:
     """See Case. Merged for seed 0, at run time for 1."""
-    return Case("the good prompt", ("",), lambda: world().run(prompt(("merge", "runtime")[seed])), _check, writes=True)
+    around, method = world(), ("merge", "runtime")[seed]
+    return Case("the good prompt", ("",), lambda: around.run(prompt(method)), _check, writes=True)
 
 
 def _check(_: None) -> str:
