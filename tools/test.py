@@ -1,8 +1,14 @@
-"""Runs all tests: `python tools/test.py`. Makes its own environment; a ComfyUI, where there is one, is only used."""
+"""Runs all tests: `python tools/test.py`. Makes its own environment; a ComfyUI, where there is one, is only used.
+
+`--fuzz 1000` runs the fuzzing suite alone, with so many broken inputs of each kind and random seeds; `--endurance 300`
+so many analogies in a row.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
+import secrets
 import subprocess
 import sys
 
@@ -12,14 +18,36 @@ TESTS = ROOT / "tests"
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fuzz", type=int, metavar="N", help="only the fuzzing suite: N cases of each kind")
+    parser.add_argument("--seed", type=int, help="the first case of --fuzz, which was printed, to have the same again")
+    parser.add_argument("--endurance", type=int, metavar="N", help="only N analogies in a row, in a ComfyUI")
+    asked = parser.parse_args()
+    files, graphs = [TESTS / "fuzz" / "test_files.py"], [TESTS / "fuzz" / "test_graphs.py"]
+    if asked.endurance:
+        os.environ["LORWEB_ENDURANCE"] = str(asked.endurance)
+        return host_tests(*graphs, "-k", "in_a_row", "-s")
+    if asked.fuzz:
+        seed = secrets.randbelow(10**9) if asked.seed is None else asked.seed
+        os.environ.update(LORWEB_FUZZ=str(asked.fuzz), LORWEB_FUZZ_SEED=str(seed))
+        print(f"Base seed: {seed}. The same again: python tools/test.py --fuzz {asked.fuzz} --seed {seed}", flush=True)
+        return core_tests(*files, "-s") | host_tests(*graphs, "-s")
     python = own_python("cli", "test")
     failed = 0
-    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", str(TESTS / "core")]):
-        failed |= subprocess.run([python, "-m", *command], cwd=ROOT).returncode
+    for command in (["check"], ["format", "--check"]):
+        failed |= subprocess.run([python, "-m", "ruff", *command, "."], cwd=ROOT).returncode
+    return failed | core_tests(TESTS / "core", *files) | host_tests(TESTS / "host", *graphs)
+
+
+def core_tests(*arguments: object) -> int:
+    return subprocess.run([own_python("cli", "test"), "-m", "pytest", *map(str, arguments)], cwd=ROOT).returncode
+
+
+def host_tests(*arguments: object) -> int:
     host = find_host()
     if host is None:
         print("Host tests skipped.")
-        return failed
+        return 0
     comfyui, host_python = host
     # pytest lies beside the host's packages and not among them: its environment stays as it is.
     beside = ROOT / ".cache" / "host-tests"
@@ -31,8 +59,8 @@ def main() -> int:
         "LORWEB_HOST_PYTHON": host_python,
         "PYTHONPATH": str(beside),
     }
-    failed |= subprocess.run([host_python, "-m", "pytest", str(TESTS / "host")], cwd=ROOT, env=environment).returncode
-    return failed
+    command = [host_python, "-m", "pytest", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":
