@@ -232,7 +232,7 @@ def refused(models: Path, folder: Path, capfd, *words: str, **changed: object) -
 def test_refused_pictures(models, tmp_path, capfd):
     refused(models, tmp_path, capfd, "--b", "no such file", b=tmp_path / "absent.png")
     refused(models, tmp_path, capfd, "--a", "not an image", a=models / "basis.safetensors")
-    refused(models, tmp_path, capfd, "--a-prime", "not an image", a_prime=models)
+    refused(models, tmp_path, capfd, "--a-prime", "is a folder", a_prime=models)
     (tmp_path / "cut.png").write_bytes((models / "b.png").read_bytes()[:-40])
     refused(models, tmp_path, capfd, "--b", "not an image", b=tmp_path / "cut.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "tiny.png")
