@@ -39,6 +39,9 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal cannot show is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
         command = COMMANDS[arguments.command]
@@ -185,9 +188,9 @@ def _check_output(out: Path) -> str:
     """Check that a picture can be written there; returns Pillow's name for its format."""
     from PIL import Image
 
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise LoRWebError(f"--out {shown(out)}: there is no folder {shown(out.parent)}. Create it first.")
-    if out.is_dir():
+    if os.path.isdir(out):
         raise LoRWebError(f"--out {shown(out)} is a folder. Give a file name in it, e.g. {shown(out / 'b_prime.png')}.")
     try:
         check_writable(out.parent)

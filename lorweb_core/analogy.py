@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -263,7 +264,7 @@ def loading_model(model: str | Path) -> AbstractContextManager[None]:
 @contextmanager
 def loading(source: str | Path, what: str, hint: str) -> Iterator[None]:
     """Put what the libraries raise on missing or damaged files in the user's words; those errors share no base."""
-    if not Path(source).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(source)):
+    if not os.path.isdir(source) and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(source)):
         raise LoRWebError(f"{named(str(source))}: there is no such folder. {hint}")
     try:
         yield

@@ -121,8 +121,8 @@ def _check_value(file: str, name: str, value: Any) -> None:
             raise LoRWebError(
                 f"{file}: {name} is {shown(value)}; expected a list of whole numbers above 0, such as [32, 32]."
             )
-    elif type(value) is not allowed or (allowed is int and value < 1):
-        kind = "true or false" if allowed is bool else "a whole number above 0"
+    elif type(value) is not allowed or (allowed is int and not 1 <= value <= 10**9):
+        kind = "true or false" if allowed is bool else "a whole number above 0, up to 1,000,000,000"
         raise LoRWebError(f"{file}: {name} is {shown(value)}; expected {kind}.")
 
 

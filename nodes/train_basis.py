@@ -21,6 +21,7 @@ from ..lorweb_core.training.settings import (
     TrainingConfig,
     TrainSettings,
 )
+from ..lorweb_core.training.settings_file import checked_config
 from ..lorweb_core.training.trainer import Step
 from ..lorweb_core.training.usage import Usage, basis_usage
 from . import data_folders, save_path, shared_inputs, sockets, training_inputs
@@ -136,7 +137,9 @@ class TrainBasis(io.ComfyNode):
             model=ModelSettings(name_or_path=model_name(encoders, train), quantize=False),
             sample=SampleSettings(sample_every=sample_every, seed=seed, count=SHOWN),
         )
-        with chosen_run(wanted, if_exists, save_path.root(FOLDER), f"models/{FOLDER}") as run_folder:
+        with chosen_run(
+            checked_config(wanted, "Train Basis"), if_exists, save_path.root(FOLDER), f"models/{FOLDER}"
+        ) as run_folder:
             config = run_folder.config
             basis_like = config.network.basis
             encoder = find_encoder(basis_like.external_query_model, clip_vision) if basis_like.external_query else None

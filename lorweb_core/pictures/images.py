@@ -28,9 +28,15 @@ def fit_inside(image: Tensor, box: Size) -> Tensor:
     return resize(image[None].float().cpu().nan_to_num(0.0), size)[0]
 
 
+_LONGEST = 2000
+
+
 def ascii_text(text: str) -> str:
-    """What the font can write of a text: accents go, other characters become a question mark, white space a blank."""
-    plain = unicodedata.normalize("NFKD", text.translate(_ASCII))
+    """Keep what the font can write of a text: accents go, other characters become a question mark, white space a blank.
+
+    Of a text longer than any picture is wide, the beginning.
+    """
+    plain = unicodedata.normalize("NFKD", text[:_LONGEST].translate(_ASCII))
     kept = (character for character in plain if not unicodedata.combining(character))
     readable = (
         character if character.isascii() and character.isprintable() else "?"

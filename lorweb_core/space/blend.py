@@ -42,9 +42,12 @@ def blend(mixtures: Sequence[Mixture], weights: Sequence[float], space: str = "c
 def sweep(
     mixtures: Sequence[Mixture], weights: Sequence[float], steps: int, space: str = "coefficients"
 ) -> list[Mixture]:
-    """`steps` mixtures on the line from the first mixture alone to the blend, both ends included."""
-    if steps < 2:
-        raise LoRWebError(f"steps is {steps}; a line has at least 2.")
+    """Make `steps` mixtures on the line from the first mixture alone to the blend, both ends included.
+
+    Raises LoRWebError as `blend` does, and for fewer than 2 steps or more than 1000.
+    """
+    if not 2 <= steps <= 1000:
+        raise LoRWebError(f"steps is {steps}; a line has at least 2, and here up to 1000.")
     return [
         blend(mixtures, [t * weight + (1 - t) * (index == 0) for index, weight in enumerate(weights)], space)
         for t in (step / (steps - 1) for step in range(steps))

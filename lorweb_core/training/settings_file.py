@@ -101,6 +101,14 @@ def training_document(config: TrainingConfig) -> dict[str, Any]:
     return {"config": {"name": name, "process": [process]}}
 
 
+def checked_config(config: TrainingConfig, what: str) -> TrainingConfig:
+    """Hold a config that was not read from a YAML against what a YAML may say; returns an equal one.
+
+    what: how errors begin. Raises LoRWebError, naming the key, for a value that cannot be trained with.
+    """
+    return training_config(training_document(config), what)
+
+
 def _plain(value: Any) -> Any:
     """As YAML and JSON hold it."""
     if isinstance(value, dict):

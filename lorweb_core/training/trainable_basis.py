@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import BasisLayer
 from ..config import BasisConfig
+from ..errors import LoRWebError
 from ..query import QUERY_MODES
 from ..routing import Tokens, mixing_coefficients, token_query
 from ..runtime import Part
@@ -70,7 +71,8 @@ class TrainableBasis(nn.Module):
     """Layers by name, `transformer.` included, and how they are routed.
 
     shapes: layer → (in, out). query: Q of an external query; without one each layer's own input is its query.
-    Parameters are float32, whatever the model computes in. Seed torch before: they are drawn here.
+    Parameters are float32, whatever the model computes in. Seed torch before: they are drawn here. Raises LoRWebError
+    if there is no memory for them.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, int]], config: BasisConfig, query: int | None = None):
@@ -78,7 +80,13 @@ class TrainableBasis(nn.Module):
         self.config = config
         self.query_width = query
         self.names = list(shapes)
-        self.layers = nn.ModuleList(TrainableLayer(i, o, query or i, config) for i, o in shapes.values())
+        try:
+            self.layers = nn.ModuleList(TrainableLayer(i, o, query or i, config) for i, o in shapes.values())
+        except RuntimeError as error:
+            raise LoRWebError(
+                f"There is no memory for {config.loras_num:,} LoRAs of rank {config.linear:,} with keys of "
+                f"{config.lora_keys_dim:,} values. Choose fewer, or smaller ones."
+            ) from error
         self.tokens = Tokens(0, 0)
         """How the forward pass's tokens are made up; set by whoever calls the model, for activation-routed bases."""
         self._routed: dict[TrainableLayer, Tensor] = {}

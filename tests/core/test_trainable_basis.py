@@ -26,6 +26,7 @@ from training_world import (
     tiny_basis,
 )
 
+from lorweb_core import LoRWebError
 from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens, token_query
 from lorweb_core.runtime import Part
@@ -88,6 +89,13 @@ def test_without_a_projection_keys_are_as_wide_as_the_query():
     )
     assert layer.project is None
     assert layer.published().keys.shape == (3, 12)
+
+
+@pytest.mark.parametrize("sizes", [{"loras_num": 10**9}, {"linear": 10**9}, {"loras_num": 10**9, "linear": 10**9}])
+def test_sizes_that_no_machine_has_memory_for_are_refused_in_words(sizes):
+    config = BasisConfig(**{"loras_num": 2, "linear": 2, "lora_keys_dim": 8, **sizes})
+    with pytest.raises(LoRWebError, match="no memory for .*1,000,000,000"):
+        TrainableBasis({"transformer.x": (4096, 4096)}, config, query=8)
 
 
 def test_the_seed_decides_all_parameters():
