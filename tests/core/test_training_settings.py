@@ -23,9 +23,11 @@ from lorweb_core.training.settings import (
     OptimizerSettings,
     SampleSettings,
     SaveSettings,
+    TrainingConfig,
     TrainSettings,
 )
 from lorweb_core.training.settings_file import (
+    checked_config,
     config_fingerprint,
     read_training_config,
     training_config,
@@ -381,3 +383,22 @@ def test_what_a_run_may_be_resumed_with(override, resumes):
 def test_a_schedule_that_follows_the_number_of_steps_is_not_resumed_with_another():
     cosine, longer = ["train.lr_scheduler=cosine"], ["train.lr_scheduler=cosine", "train.steps=20000"]
     assert config_fingerprint(small(*cosine)) != config_fingerprint(small(*longer))
+
+
+@pytest.mark.parametrize(
+    ("key", "section"),
+    [
+        ("train.lr", {"train": TrainSettings(lr=float("nan"))}),
+        ("train.lr", {"train": TrainSettings(lr=float("inf"))}),
+        ("train.seed", {"train": TrainSettings(seed=-1)}),
+        ("train.steps", {"train": TrainSettings(steps=10**12)}),
+        ("loras_num", {"network": NetworkSettings(network_kwargs=BasisConfig(loras_num=10**12, lora_keys_dim=8))}),
+        ("network.linear", {"network": NetworkSettings(linear=0)}),
+        ("datasets.0.resolution", {"datasets": (DatasetSettings(Path("pairs"), resolution=17),)}),
+    ],
+)
+def test_settings_that_no_yaml_gave_are_held_against_what_one_may_say(key, section):
+    good = TrainingConfig(name="small", datasets=(DatasetSettings(Path("pairs")),))
+    assert checked_config(good, "Train Basis") == good
+    with pytest.raises(LoRWebError, match=f"Train Basis.*{key} is"):
+        checked_config(dataclasses.replace(good, **section), "Train Basis")
