@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checkpoint import LARGEST, BasisLayer, read_checkpoint
 from .config import BasisConfig, find_config, read_config
-from .errors import LoRWebError, named
+from .errors import LoRWebError, named, shown
 from .mixture import Mixture
 from .routing import mixing_coefficients
 from .settings import settle
@@ -28,7 +28,7 @@ _finite: set[tuple[FileIdentity, ...]] = set()
 _ROWS = 4096
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoRABasis:
     """Layers by name, `transformer.` included. Their tensors are views of the memory-mapped file."""
 
@@ -36,6 +36,9 @@ class LoRABasis:
     config: BasisConfig
     identity: tuple[FileIdentity, ...]
     """Of the checkpoint's file; of one in several files its index first, then theirs."""
+
+    def __repr__(self) -> str:
+        return f"<LoRABasis {shown(self.name) if self.identity else ''}, {len(self.layers)} layers>"
 
     @property
     def name(self) -> str:

@@ -29,7 +29,8 @@ def shown(value: Any) -> str:
     """
     if isinstance(value, PurePath):
         return _shortened(_printable(str(value)))
-    return _shortened(_printable(_Shortened().repr(value)))
+    told = _Shortened().repr(value)
+    return _shortened(_printable(told if isinstance(value, str) else " ".join(told.split())))
 
 
 def named(name: str | PurePath) -> str:

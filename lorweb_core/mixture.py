@@ -20,7 +20,7 @@ LARGEST = 1e8
 """What a coefficient may come to by blends and edits; the encoder gives none beyond 1."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mixture:
     """The basis is shared, not copied: a further mixture costs only its coefficients."""
 
@@ -32,6 +32,10 @@ class Mixture:
     """
     thumbnails: tuple[Thumbnails, ...] = ()
     """Of the analogies that it was made of, to look at."""
+
+    def __repr__(self) -> str:
+        # Hosts write out inputs where a node fails: never hundreds of tensors.
+        return f"<Mixture of {self.basis!r}, {self.analogies} analogies>"
 
     @property
     def table(self) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 from ..lorweb_core import LoRWebError
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layout import LAYOUTS, attention_bias, check_weights, find_layout
+from .checked_node import CheckedNode
 from .extended_attention import LAYOUT_TOOLTIP, PAIRS_TOOLTIP
 
 
-class AnalogyAttention(io.ComfyNode):
+class AnalogyAttention(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         weight = {"default": 1.0, "min": 0.01, "max": 100.0, "step": 0.01}

@@ -10,10 +10,11 @@ from ..lorweb_core.demonstrations import DEMONSTRATIONS, mix
 from ..lorweb_core.thumbnails import make_thumbnails
 from ..lorweb_core.triplet import triplets
 from . import sockets
+from .checked_node import CheckedNode
 from .vision_encoder import find_encoder
 
 
-class AnalogyEncoder(io.ComfyNode):
+class AnalogyEncoder(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

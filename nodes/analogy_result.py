@@ -7,10 +7,11 @@ from ..lorweb_core import LoRWebError
 from ..lorweb_core.grid import FITS, Size
 from ..lorweb_core.layout import LAYOUTS, find_layout
 from ..lorweb_core.triplet import rgb_images
+from .checked_node import CheckedNode
 from .extended_attention import FIT_TOOLTIP, LAYOUT_TOOLTIP, PAIRS_TOOLTIP
 
 
-class AnalogyResult(io.ComfyNode):
+class AnalogyResult(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,7 +35,7 @@ class AnalogyResult(io.ComfyNode):
     def execute(
         cls, image: Tensor, b: Tensor | None = None, fit: str = "stretch", layout: str = "grid", pairs: int = 1
     ) -> io.NodeOutput:
-        size = None
+        image, size = rgb_images(image, "image"), None
         if b is not None:
             b = rgb_images(b, "b")
             # A latent batch may hold each analogy several times.

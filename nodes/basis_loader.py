@@ -9,6 +9,7 @@ from ..lorweb_core.checkpoint import read_checkpoint
 from ..lorweb_core.config import find_config
 from ..lorweb_core.tensor_files import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard
 from . import sockets
+from .checked_node import CheckedNode
 from .listed_files import listed_file, listed_files
 from .progress import progress_bar
 
@@ -18,7 +19,7 @@ CHECKPOINTS = (".safetensors", INDEX_SUFFIX)
 CONFIGS = (".yaml", ".yml")
 
 
-class BasisLoader(io.ComfyNode):
+class BasisLoader(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -6,10 +6,11 @@ from ..lorweb_core import LoRABasis
 from ..lorweb_core.pictures.similarity_picture import similarity_picture
 from ..lorweb_core.space.similarity import compare_loras
 from . import shared_inputs, sockets
+from .checked_node import CheckedNode
 from .progress import progress_bar
 
 
-class BasisSimilarity(io.ComfyNode):
+class BasisSimilarity(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

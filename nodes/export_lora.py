@@ -9,12 +9,13 @@ from ..lorweb_core.pictures.export_picture import export_picture
 from ..lorweb_core.space.lora_export import DTYPES, MODES, error_by_rank, export_lora
 from ..lorweb_core.space.lora_file import is_exported
 from . import save_path, shared_inputs, sockets
+from .checked_node import CheckedNode
 from .progress import progress_bar
 
 FOLDER = "loras"
 
 
-class ExportLoRA(io.ComfyNode):
+class ExportLoRA(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -12,6 +12,7 @@ from ..lorweb_core.errors import shown
 from ..lorweb_core.grid import FITS
 from ..lorweb_core.layout import LAYOUTS, find_layout
 from ..lorweb_core.triplet import triplets
+from .checked_node import CheckedNode
 
 # FLUX's autoencoder.
 LATENT_CHANNELS = 16
@@ -29,7 +30,7 @@ PAIRS_TOOLTIP = "How many pairs the model is shown: 1, or with demonstrations at
 DEMONSTRATIONS = ("first pair", "all pairs")
 
 
-class ExtendedAttention(io.ComfyNode):
+class ExtendedAttention(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

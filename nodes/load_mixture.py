@@ -6,13 +6,14 @@ from ..lorweb_core import LoRABasis, LoRWebError
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
 from ..lorweb_core.tensor_files import FileIdentity, file_identity
 from . import sockets
+from .checked_node import CheckedNode
 from .listed_files import listed_file, listed_files
 from .save_mixture import FOLDER, shown
 
 SUFFIX = ".safetensors"
 
 
-class LoadMixture(io.ComfyNode):
+class LoadMixture(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

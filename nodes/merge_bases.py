@@ -7,10 +7,11 @@ from ..lorweb_core.space.basis_file import is_written_basis
 from ..lorweb_core.space.merging import merge_bases
 from . import save_path, sockets
 from .basis_loader import FOLDER
+from .checked_node import CheckedNode
 from .progress import progress_bar
 
 
-class MergeBases(io.ComfyNode):
+class MergeBases(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

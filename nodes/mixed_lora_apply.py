@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from . import sockets
+from .checked_node import CheckedNode
 from .host_layers import HostKeys, known_layers, layer_shape
 from .runtime_injection import inject_mixture
 from .weight_patch import MixedLoRAAdapter
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 METHODS = ("auto", "merge", "runtime")
 
 
-class MixedLoRAApply(io.ComfyNode):
+class MixedLoRAApply(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -5,11 +5,12 @@ from comfy_api.latest import io
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.blend import SPACES, blend, sweep
 from . import sockets
+from .checked_node import CheckedNode
 
 SLOTS = (1, 2, 3, 4)
 
 
-class MixtureBlend(io.ComfyNode):
+class MixtureBlend(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

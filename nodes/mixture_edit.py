@@ -5,11 +5,12 @@ from comfy_api.latest import io
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.edit import Edit, edit
 from . import shared_inputs, sockets
+from .checked_node import CheckedNode
 
 KEEP = ("all", "top k", "top p")
 
 
-class MixtureEdit(io.ComfyNode):
+class MixtureEdit(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -7,10 +7,11 @@ from ..lorweb_core import Mixture
 from ..lorweb_core.pictures.inspection_picture import inspection_picture
 from ..lorweb_core.space.inspection import inspect_batch
 from . import shared_inputs, sockets
+from .checked_node import CheckedNode
 from .progress import progress_bar
 
 
-class MixtureInspector(io.ComfyNode):
+class MixtureInspector(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

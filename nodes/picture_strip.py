@@ -5,9 +5,10 @@ from torch import Tensor
 
 from ..lorweb_core.pictures.strip import HEIGHT, strip
 from . import shared_inputs
+from .checked_node import CheckedNode
 
 
-class PictureStrip(io.ComfyNode):
+class PictureStrip(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

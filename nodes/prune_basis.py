@@ -17,6 +17,7 @@ from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
 from ..lorweb_core.tensor_files import file_identity
 from . import save_path, shared_inputs, sockets
 from .basis_loader import FOLDER
+from .checked_node import CheckedNode
 from .listed_files import folders, listed_file, listed_files
 from .load_mixture import SUFFIX
 from .progress import progress_bar
@@ -25,7 +26,7 @@ from .save_mixture import FOLDER as MIXTURES
 log = logging.getLogger(__name__)
 
 
-class PruneBasis(io.ComfyNode):
+class PruneBasis(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -6,11 +6,12 @@ from ..lorweb_core import Mixture
 from ..lorweb_core.space.mixture_file import is_mixture, save_mixture
 from ..lorweb_core.thumbnails import contact_sheet
 from . import save_path, sockets
+from .checked_node import CheckedNode
 
 FOLDER = "lorweb_mixtures"
 
 
-class SaveMixture(io.ComfyNode):
+class SaveMixture(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

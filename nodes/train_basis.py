@@ -26,6 +26,7 @@ from ..lorweb_core.training.trainer import Step
 from ..lorweb_core.training.usage import Usage, basis_usage
 from . import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .basis_loader import FOLDER
+from .checked_node import CheckedNode
 from .host_base import HostBase, HostEncoders
 from .training_run import Run
 from .training_setup import (
@@ -43,7 +44,7 @@ MEASURED = 64
 """Draws that the usage of the basis is told by."""
 
 
-class TrainBasis(io.ComfyNode):
+class TrainBasis(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
