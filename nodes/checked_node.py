@@ -61,8 +61,10 @@ def _check(node: str, wanted: io.Input, value: Any) -> None:
 def _expected(wanted: io.Input, value: Any) -> str | None:
     """Say what was expected where a value is something else; None where it is as expected."""
     match wanted.get_io_type():
-        case "INT" | "FLOAT" as kind:
-            return _expected_number(wanted, value, Integral if kind == "INT" else Real)
+        case "INT":
+            return _expected_whole_number(wanted, value)
+        case "FLOAT":  # a slider's range is no limit for what comes through a link
+            return None if _is_number(value, Real) else "a number"
         case "STRING" | "COMBO":
             return None if isinstance(value, str) else "a text"
         case "BOOLEAN":
@@ -75,13 +77,17 @@ def _expected(wanted: io.Input, value: Any) -> str | None:
             return f"a {kind} from another node" if value is None or isinstance(value, PLAIN) else None
 
 
-def _expected_number(wanted: io.Input, value: Any, kind: type) -> str | None:
+def _expected_whole_number(wanted: io.Input, value: Any) -> str | None:
     least = -math.inf if wanted.min is None else wanted.min
     most = math.inf if wanted.max is None else wanted.max
-    if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most:
+    if _is_number(value, Integral) and least <= value <= most:
         return None
     bounds = [f"from {least} on"] * math.isfinite(least) + [f"up to {most}"] * math.isfinite(most)
-    return " ".join(["a whole number" if kind is Integral else "a number", *bounds])
+    return " ".join(["a whole number", *bounds])
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and (kind is Integral or math.isfinite(value))
 
 
 def _is_conditioning(value: Any) -> bool:

@@ -39,12 +39,12 @@ def train(host, monkeypatch) -> Callable:
     def found(analogies, held_out):
         raise Found(analogies)
 
-    monkeypatch.setitem(node.execute.__func__.__globals__, "split_by_edit", found)
+    monkeypatch.setitem(node.execute.__func__.__wrapped__.__globals__, "split_by_edit", found)
 
     def train(folder: str) -> list:
         widgets = {i.id: i.default for i in node.GET_SCHEMA().inputs if hasattr(i, "default")}
         with pytest.raises((Found, host.core.LoRWebError)) as caught:
-            node.execute(model=None, vae=None, positive=[], **(widgets | {"folder": folder}))
+            node.execute(model=object(), vae=object(), positive=[], **(widgets | {"folder": folder}))
         if caught.type is not Found:
             raise caught.value
         return caught.value.args[0]

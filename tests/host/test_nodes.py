@@ -219,9 +219,9 @@ def test_an_encoder_folder_that_lacks_tensors_is_not_filled_with_random_ones(hos
     ("image", "words"),
     [(torch.rand(3, 64, 64, 3), "a_prime .*of 3"), (torch.rand(1, 8, 64, 3), "64×8 pixels")],
 )
-def test_images_that_cannot_be_used_are_named(host, vae, node_id, image, words):
+def test_images_that_cannot_be_used_are_named(host, vae, mixture, node_id, image, words):
     a, _, b = pictures()
-    before = (None,) if node_id == "LoRWeBAnalogyEncoder" else ([[torch.zeros(1, 1, 8), {}]], vae)
+    before = (mixture.basis,) if node_id == "LoRWeBAnalogyEncoder" else ([[torch.zeros(1, 1, 8), {}]], vae)
     with pytest.raises(host.core.LoRWebError, match=words):
         host.node(node_id).execute(*before, a, image, b)
 
