@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .errors import LoRWebError, named, shown
 from .files.atomic import check_writable, replacing
-from .image_file import read_image
+from .files.image_file import read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +133,7 @@ def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _analogy(arguments: argparse.Namespace) -> None:
-    from .analogy import run_analogy
+    from .diffusers_backend.pipeline import run_analogy
 
     out = Path(arguments.out)
     kind = _check_output(out)
@@ -232,7 +232,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from .training.terminal import train
+    from .diffusers_backend.terminal import train
 
     _log_phases()
     train(arguments.config, arguments.set)

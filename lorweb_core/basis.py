@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .checkpoint import LARGEST, BasisLayer, read_checkpoint
 from .config import BasisConfig, find_config, read_config
+from .config_completion import settle
 from .errors import LoRWebError, named, shown
+from .files.tensor_files import FileIdentity, checkpoint_identity
 from .mixture import Mixture
 from .routing import mixing_coefficients
-from .settings import settle
-from .tensor_files import FileIdentity, checkpoint_identity
 
 Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all); it may raise to stop the work."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import LoRWebError, named, shown
-from .tensor_files import read_tensors
+from .files.tensor_files import read_tensors
 
 
 class BasisLayer(NamedTuple):

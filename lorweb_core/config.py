@@ -9,10 +9,10 @@ from typing import Any
 
 from .encoder import ENCODERS
 from .errors import LoRWebError, named, shown
+from .files.tensor_files import INDEX_SUFFIX, is_index
+from .files.yaml_file import read_yaml
 from .query import QUERY_MODES
 from .routing import POOLINGS, TOKEN_MODES
-from .tensor_files import INDEX_SUFFIX, is_index
-from .yaml_file import read_yaml
 
 
 @dataclass(frozen=True)

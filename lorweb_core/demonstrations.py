@@ -11,8 +11,8 @@ from .basis import LoRABasis
 from .encoder import VisionEncoder
 from .errors import LoRWebError, shown
 from .mixture import Mixture
+from .pictures.thumbnails import make_thumbnails
 from .query import encode_queries
-from .thumbnails import make_thumbnails
 from .triplet import Triplet
 
 DEMONSTRATIONS = ("mean of queries", "mean of coefficients")

@@ -13,7 +13,7 @@ from .errors import LoRWebError, named
 
 if TYPE_CHECKING:
     from .basis import LoRABasis
-    from .thumbnails import Thumbnails
+    from .pictures.thumbnails import Thumbnails
 
 
 LARGEST = 1e8

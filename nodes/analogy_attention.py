@@ -11,8 +11,8 @@ from torch import Tensor
 from ..lorweb_core import LoRWebError
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layout import LAYOUTS, attention_bias, check_weights, find_layout
-from .checked_node import CheckedNode
 from .extended_attention import LAYOUT_TOOLTIP, PAIRS_TOOLTIP
+from .host.checked_node import CheckedNode
 
 
 class AnalogyAttention(CheckedNode):

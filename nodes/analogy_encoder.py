@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..lorweb_core import LoRABasis
 from ..lorweb_core.demonstrations import DEMONSTRATIONS, mix
-from ..lorweb_core.thumbnails import make_thumbnails
+from ..lorweb_core.pictures.thumbnails import make_thumbnails
 from ..lorweb_core.triplet import triplets
-from . import sockets
-from .checked_node import CheckedNode
-from .vision_encoder import find_encoder
+from .host import sockets
+from .host.checked_node import CheckedNode
+from .host.vision_encoder import find_encoder
 
 
 class AnalogyEncoder(CheckedNode):

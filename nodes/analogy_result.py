@@ -7,8 +7,8 @@ from ..lorweb_core import LoRWebError
 from ..lorweb_core.grid import FITS, Size
 from ..lorweb_core.layout import LAYOUTS, find_layout
 from ..lorweb_core.triplet import rgb_images
-from .checked_node import CheckedNode
 from .extended_attention import FIT_TOOLTIP, LAYOUT_TOOLTIP, PAIRS_TOOLTIP
+from .host.checked_node import CheckedNode
 
 
 class AnalogyResult(CheckedNode):

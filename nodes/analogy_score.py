@@ -8,11 +8,11 @@ from torch import Tensor
 from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder
 from ..lorweb_core.errors import named
 from ..lorweb_core.pictures.score_picture import score_picture
-from ..lorweb_core.space.score import RANK_BY, Score, one_analogy, rank, score
+from ..lorweb_core.score import RANK_BY, Score, one_analogy, rank, score
 from ..lorweb_core.triplet import each_image
-from . import shared_inputs, sockets
-from .checked_node import CheckedNode
-from .vision_encoder import encoder_from_clip_vision, find_encoder
+from .host import shared_inputs, sockets
+from .host.checked_node import CheckedNode
+from .host.vision_encoder import encoder_from_clip_vision, find_encoder
 
 NOTHING_TO_KEEP = -1.0
 """Stands for None in a FLOAT socket, which cannot carry it: no score is below 0."""

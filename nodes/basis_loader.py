@@ -7,11 +7,11 @@ from comfy_api.latest import io
 from ..lorweb_core import LoRWebError, load_basis
 from ..lorweb_core.checkpoint import read_checkpoint
 from ..lorweb_core.config import find_config
-from ..lorweb_core.tensor_files import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard
-from . import sockets
-from .checked_node import CheckedNode
-from .listed_files import listed_file, listed_files
-from .progress import progress_bar
+from ..lorweb_core.files.tensor_files import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard
+from .host import sockets
+from .host.checked_node import CheckedNode
+from .host.model_files import listed_file, listed_files
+from .host.progress import progress_bar
 
 FOLDER = "lorweb"
 AUTO = "auto"

@@ -5,9 +5,9 @@ from comfy_api.latest import io, ui
 from ..lorweb_core import LoRABasis
 from ..lorweb_core.pictures.similarity_picture import similarity_picture
 from ..lorweb_core.space.similarity import compare_loras
-from . import shared_inputs, sockets
-from .checked_node import CheckedNode
-from .progress import progress_bar
+from .host import shared_inputs, sockets
+from .host.checked_node import CheckedNode
+from .host.progress import progress_bar
 
 
 class BasisSimilarity(CheckedNode):

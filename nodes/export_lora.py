@@ -5,12 +5,12 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import Mixture
+from ..lorweb_core.export.lora_export import DTYPES, MODES, error_by_rank, export_lora
+from ..lorweb_core.export.lora_file import is_exported
 from ..lorweb_core.pictures.export_picture import export_picture
-from ..lorweb_core.space.lora_export import DTYPES, MODES, error_by_rank, export_lora
-from ..lorweb_core.space.lora_file import is_exported
-from . import save_path, shared_inputs, sockets
-from .checked_node import CheckedNode
-from .progress import progress_bar
+from .host import save_path, shared_inputs, sockets
+from .host.checked_node import CheckedNode
+from .host.progress import progress_bar
 
 FOLDER = "loras"
 

@@ -12,7 +12,7 @@ from ..lorweb_core.errors import shown
 from ..lorweb_core.grid import FITS
 from ..lorweb_core.layout import LAYOUTS, find_layout
 from ..lorweb_core.triplet import triplets
-from .checked_node import CheckedNode
+from .host.checked_node import CheckedNode
 
 # FLUX's autoencoder.
 LATENT_CHANNELS = 16

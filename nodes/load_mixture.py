@@ -3,11 +3,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRABasis, LoRWebError
+from ..lorweb_core.files.tensor_files import FileIdentity, file_identity
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
-from ..lorweb_core.tensor_files import FileIdentity, file_identity
-from . import sockets
-from .checked_node import CheckedNode
-from .listed_files import listed_file, listed_files
+from .host import sockets
+from .host.checked_node import CheckedNode
+from .host.model_files import listed_file, listed_files
 from .save_mixture import FOLDER, shown
 
 SUFFIX = ".safetensors"

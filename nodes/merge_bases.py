@@ -3,12 +3,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRABasis
-from ..lorweb_core.space.basis_file import is_written_basis
+from ..lorweb_core.basis_file import is_written_basis
 from ..lorweb_core.space.merging import merge_bases
-from . import save_path, sockets
 from .basis_loader import FOLDER
-from .checked_node import CheckedNode
-from .progress import progress_bar
+from .host import save_path, sockets
+from .host.checked_node import CheckedNode
+from .host.progress import progress_bar
 
 
 class MergeBases(CheckedNode):

@@ -9,11 +9,11 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
-from . import sockets
-from .checked_node import CheckedNode
-from .host_layers import HostKeys, known_layers, layer_shape
-from .runtime_injection import inject_mixture
-from .weight_patch import MixedLoRAAdapter
+from .host import sockets
+from .host.checked_node import CheckedNode
+from .host.flux_layers import HostKeys, known_layers, layer_shape
+from .host.runtime_injection import inject_mixture
+from .host.weight_adapter import MixedLoRAAdapter
 
 log = logging.getLogger(__name__)
 

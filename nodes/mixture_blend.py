@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.blend import SPACES, blend, sweep
-from . import sockets
-from .checked_node import CheckedNode
+from .host import sockets
+from .host.checked_node import CheckedNode
 
 SLOTS = (1, 2, 3, 4)
 

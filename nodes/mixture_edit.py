@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.edit import Edit, edit
-from . import shared_inputs, sockets
-from .checked_node import CheckedNode
+from .host import shared_inputs, sockets
+from .host.checked_node import CheckedNode
 
 KEEP = ("all", "top k", "top p")
 

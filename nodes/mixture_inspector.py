@@ -6,9 +6,9 @@ from comfy_api.latest import io, ui
 from ..lorweb_core import Mixture
 from ..lorweb_core.pictures.inspection_picture import inspection_picture
 from ..lorweb_core.space.inspection import inspect_batch
-from . import shared_inputs, sockets
-from .checked_node import CheckedNode
-from .progress import progress_bar
+from .host import shared_inputs, sockets
+from .host.checked_node import CheckedNode
+from .host.progress import progress_bar
 
 
 class MixtureInspector(CheckedNode):

@@ -4,8 +4,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..lorweb_core.pictures.strip import HEIGHT, strip
-from . import shared_inputs
-from .checked_node import CheckedNode
+from .host import shared_inputs
+from .host.checked_node import CheckedNode
 
 
 class PictureStrip(CheckedNode):

@@ -8,19 +8,19 @@ from pathlib import Path, PurePosixPath
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
+from ..lorweb_core.basis_file import is_written_basis
 from ..lorweb_core.errors import named, shown
+from ..lorweb_core.files.tensor_files import file_identity
 from ..lorweb_core.pictures.share_picture import draw_shares
-from ..lorweb_core.space.basis_file import is_written_basis
 from ..lorweb_core.space.fingerprint import fingerprint
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
 from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
-from ..lorweb_core.tensor_files import file_identity
-from . import save_path, shared_inputs, sockets
 from .basis_loader import FOLDER
-from .checked_node import CheckedNode
-from .listed_files import folders, listed_file, listed_files
+from .host import save_path, shared_inputs, sockets
+from .host.checked_node import CheckedNode
+from .host.model_files import folders, listed_file, listed_files
+from .host.progress import progress_bar
 from .load_mixture import SUFFIX
-from .progress import progress_bar
 from .save_mixture import FOLDER as MIXTURES
 
 log = logging.getLogger(__name__)

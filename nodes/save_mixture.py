@@ -3,10 +3,10 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import Mixture
+from ..lorweb_core.pictures.thumbnails import contact_sheet
 from ..lorweb_core.space.mixture_file import is_mixture, save_mixture
-from ..lorweb_core.thumbnails import contact_sheet
-from . import save_path, sockets
-from .checked_node import CheckedNode
+from .host import save_path, sockets
+from .host.checked_node import CheckedNode
 
 FOLDER = "lorweb_mixtures"
 

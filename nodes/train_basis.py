@@ -8,12 +8,13 @@ from comfy_api.latest import io, ui
 
 from ..lorweb_core import LoRABasis, LoRWebError
 from ..lorweb_core.pictures.training_picture import training_picture
-from ..lorweb_core.training.analogies import split_by_edit
-from ..lorweb_core.training.examples import Examples
+from ..lorweb_core.space.usage import Usage, basis_usage
+from ..lorweb_core.training.data.analogies import split_by_edit
+from ..lorweb_core.training.data.examples import Examples
+from ..lorweb_core.training.data.pictures_on_disk import read_analogies
 from ..lorweb_core.training.loss_curve import recent_loss, seconds_per_step
-from ..lorweb_core.training.pictures_on_disk import read_analogies
 from ..lorweb_core.training.run_choice import chosen_run
-from ..lorweb_core.training.settings import (
+from ..lorweb_core.training.settings.config import (
     ModelSettings,
     NetworkSettings,
     SampleSettings,
@@ -21,24 +22,15 @@ from ..lorweb_core.training.settings import (
     TrainingConfig,
     TrainSettings,
 )
-from ..lorweb_core.training.settings_file import checked_config
+from ..lorweb_core.training.settings.document import checked_config
 from ..lorweb_core.training.trainer import Step
-from ..lorweb_core.training.usage import Usage, basis_usage
-from . import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .basis_loader import FOLDER
-from .checked_node import CheckedNode
-from .host_base import HostBase, HostEncoders
-from .training_run import Run
-from .training_setup import (
-    SHOWN,
-    basis_config,
-    contents,
-    dataset,
-    make_examples,
-    model_name,
-    optimizer_name,
-)
-from .vision_encoder import find_encoder
+from .host import data_folders, save_path, shared_inputs, sockets, training_inputs
+from .host.checked_node import CheckedNode
+from .host.training_model import HostBase, HostEncoders
+from .host.training_session import Run
+from .host.training_setup import SHOWN, basis_config, contents, dataset, make_examples, model_name, optimizer_name
+from .host.vision_encoder import find_encoder
 
 MEASURED = 64
 """Draws that the usage of the basis is told by."""

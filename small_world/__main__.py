@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import torch
 
-from . import autoencoder, base, encoder, models, study
+from small_world import study
+from small_world.models import autoencoder
+from small_world.models import flux as base
+from small_world.models import image_encoder as encoder
+from small_world.models import stored as models
 
 
 class Command(NamedTuple):
@@ -34,26 +38,26 @@ def _base(arguments: argparse.Namespace) -> None:
 
 
 def _basis(arguments: argparse.Namespace) -> None:
-    from .basis import train
+    from small_world.models.shipped_basis import train
 
     train()
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from .basis import measure
+    from small_world.models.shipped_basis import measure
 
     measure()
 
 
 def _pairs(arguments: argparse.Namespace) -> None:
-    from .pairs import write_pairs
+    from small_world.world.pair_folders import write_pairs
 
     write_pairs(Path(arguments.out))
 
 
 def _pipeline(arguments: argparse.Namespace) -> None:
-    from . import install
-    from .pipeline import write_pipeline
+    from small_world import install
+    from small_world.models.diffusers_folder import write_pipeline
 
     write_pipeline(arguments.out, models.load_transformer(), install.taesd(), silent=True)
 
@@ -63,7 +67,7 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from .report import write_report
+    from small_world.report import write_report
 
     write_report()
 

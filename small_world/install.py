@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lorweb_core.files.pictures import write_png
 from lorweb_core.files.safetensors_writer import write_all
-
-from . import autoencoder, models
-from .edits import Edit
-from .grids import draw_pairs
-from .scenes import SIDE
+from small_world.models import autoencoder
+from small_world.models import stored as models
+from small_world.world.drawn_grids import draw_pairs
+from small_world.world.edits import Edit
+from small_world.world.scenes import SIDE
 
 MEGAPIXELS = (2 * SIDE) ** 2 / 1024**2
 """Of a grid of scenes."""

@@ -8,8 +8,7 @@ from statistics import mean, stdev
 from lorweb_core.files.atomic import replacing
 from lorweb_core.files.pictures import write_png
 from lorweb_core.pictures.bar_chart import bar_chart
-
-from .study import RESULTS, VARIANTS, read
+from small_world.study import RESULTS, VARIANTS, read
 
 DOCS = RESULTS.parent
 PAGE = DOCS / "small_world.md"

@@ -17,14 +17,14 @@ import torch
 from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
 from lorweb_core.query import QUERY_MODES
-from lorweb_core.training.settings import TrainSettings
+from lorweb_core.training.settings.config import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Step, Training
-
-from . import encoder, models
-from .analogies import Analogies, Drawn, queries, solve
-from .progress import Steps
-from .world import SOLVED, World, open_world
+from small_world.models import image_encoder as encoder
+from small_world.models import stored as models
+from small_world.printed_progress import Steps
+from small_world.world.drawn_analogies import Analogies, Drawn, queries, solve
+from small_world.world.splits import SOLVED, World, open_world
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world.jsonl"
 KEYS = 32

@@ -11,10 +11,10 @@ from torch.func import functional_call
 from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens
 from lorweb_core.runtime import Part
-from lorweb_core.training.batch import Batch, Text
+from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.run_folder import RunFolder
 from lorweb_core.training.seeds import generator
-from lorweb_core.training.settings import (
+from lorweb_core.training.settings.config import (
     DatasetSettings,
     NetworkSettings,
     OptimizerSettings,

@@ -25,12 +25,12 @@ from measuring import cpu_name, megabytes, ratio_row, row, timed
 from torch import Tensor, nn
 
 from lorweb_core.config import BasisConfig
-from lorweb_core.training.batch import Batch, Text
-from lorweb_core.training.flux_base import FluxBase
+from lorweb_core.diffusers_backend.base import FluxBase
+from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.objective import Objective
-from lorweb_core.training.optimization import make_optimizer
+from lorweb_core.training.optimizer import make_optimizer
 from lorweb_core.training.seeds import generator
-from lorweb_core.training.settings import TrainSettings
+from lorweb_core.training.settings.config import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
 
 N, RANK, KEYS, QUERY = 32, 4, 128, 3 * 768

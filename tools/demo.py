@@ -65,10 +65,12 @@ def in_diffusers() -> None:
     import torch
     from PIL import Image
 
-    from lorweb_core.analogy import run_analogy
-    from lorweb_core.image_file import read_image
-    from small_world import base, install, models
-    from small_world.pipeline import write_pipeline
+    from lorweb_core.diffusers_backend.pipeline import run_analogy
+    from lorweb_core.files.image_file import read_image
+    from small_world import install
+    from small_world.models import flux as base
+    from small_world.models import stored as models
+    from small_world.models.diffusers_folder import write_pipeline
 
     diffusers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +99,8 @@ def in_diffusers() -> None:
 
 def save_pictures(folder: Path) -> list[str]:
     """Triplets of edits that no training of the basis has seen; their names."""
-    from small_world import edits, install
+    from small_world import install
+    from small_world.world import edits
 
     _, new_pairs, _ = edits.split()
     return install.save_triplets(folder, new_pairs[:: len(new_pairs) // ANALOGIES][:ANALOGIES])

@@ -53,7 +53,7 @@ def load_pack(comfyui: Path, base: Path) -> SimpleNamespace:
         core=module("lorweb_core"),
         basis=module("lorweb_core.basis"),
         apply=module("nodes.mixed_lora_apply"),
-        encoder=module("nodes.vision_encoder"),
+        encoder=module("nodes.host.vision_encoder"),
         models=base / "models",
     )
 

@@ -11,7 +11,7 @@ import standins
 import torch
 from diffusers import FluxTransformer2DModel
 
-from small_world.pipeline import write_pipeline
+from small_world.models.diffusers_folder import write_pipeline
 
 # Widths of the two text encoders' outputs, which the transformer must take.
 POOLED_WIDTH = 48

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
+from ..export.report import LayerReport, Report
 from ..layer_names import KINDS, STREAMS, parse
-from ..space.export_report import LayerReport, Report
 from .canvas import Canvas
 from .images import elided
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..grid import Size, resize
 from ..space.inspection import Inspection
-from ..thumbnails import Thumbnails
 from .canvas import Canvas, Colour, coloured
 from .heat_map import SMALL, Scale, bars, blended, colour_bar, index_ticks, number, scale_for, step_for
 from .images import elided
 from .inspection_layout import BARS, GAP, MARGIN, PROFILE, Layout, layout_for
+from .thumbnails import Thumbnails
 
 
 def inspection_picture(inspection: Inspection, theme: str = "dark") -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..grid import Size
-from ..space.score import Score, unchanged
+from ..score import Score, unchanged
 from ..triplet import Triplet
 from .canvas import Canvas
 from .images import fit_inside

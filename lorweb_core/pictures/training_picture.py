@@ -16,8 +16,8 @@ from .heat_map import SMALL, Scale, bars, blended, colour_bar, index_ticks, numb
 from .line_chart import Line, draw_lines
 
 if TYPE_CHECKING:
+    from ..space.usage import Usage
     from ..training.trainer import Step
-    from ..training.usage import Usage
 
 MARGIN = 24
 CURVES = 480

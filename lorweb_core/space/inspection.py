@@ -13,7 +13,7 @@ from ..basis import Progress
 from ..errors import LoRWebError
 from ..layer_names import parse
 from ..mixture import Mixture
-from ..thumbnails import Thumbnails
+from ..pictures.thumbnails import Thumbnails
 from .blend import check_same_basis
 from .gram import basis_gram, inner, lora_sizes
 

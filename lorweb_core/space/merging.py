@@ -14,9 +14,9 @@ from einops import rearrange
 from torch import Tensor
 
 from ..basis import LoRABasis, Progress
+from ..basis_file import write_basis
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError, named
-from .basis_file import write_basis
 
 _ROUTING = (
     "external_query",

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from .. import tensor_files
 from ..basis import LoRABasis
 from ..errors import LoRWebError, named, shown
+from ..files import tensor_files
 from ..files.atomic import replacing
+from ..files.tensor_files import read_tensors
 from ..mixture import Mixture
-from ..tensor_files import read_tensors
-from ..thumbnails import LONGEST_SIDE, Thumbnails
+from ..pictures.thumbnails import LONGEST_SIDE, Thumbnails
 from .fingerprint import fingerprint
 
 FORMAT = "lorweb mixture 1"

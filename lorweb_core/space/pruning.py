@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..basis import LoRABasis, Progress
+from ..basis_file import write_basis
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError, named
 from ..mixture import Mixture
-from .basis_file import write_basis
 from .blend import check_same_basis
 from .gram import basis_gram, lora_sizes
 

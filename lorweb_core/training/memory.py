@@ -10,7 +10,7 @@ from torch import nn
 
 from ..encoder import ENCODERS
 from ..query import QUERY_MODES
-from .settings import TrainingConfig
+from .settings.config import TrainingConfig
 
 _BYTES = {"bf16": 2, "fp32": 4}
 # Of a value of the basis: itself and its gradient in float32, and the optimizer's two moments.

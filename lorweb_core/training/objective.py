@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..routing import Tokens
-from .batch import Batch, Text
+from .data.batch import Batch, Text
 from .flow_matching import draw_timesteps, flow_loss, noised, timestep_weights
-from .settings import TrainSettings
+from .settings.config import TrainSettings
 from .trainable_basis import Linears, TrainableBasis
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..files.file_names import check_inside, check_length
 from ..files.new_file import check_if_exists
 from .run_folder import RunFolder
-from .settings import TrainingConfig
+from .settings.config import TrainingConfig
 
 
 @contextmanager

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 from ..basis import LoRABasis
+from ..basis_file import is_written_basis, write_basis
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError, shown
 from ..files.atomic import is_part
 from ..files.file_names import check_inside
 from ..files.locks import held
 from ..files.new_file import check_ours, written_metadata
-from ..space.basis_file import is_written_basis, write_basis
 from .loss_log import append_loss, begins_as_log, read_losses, write_losses
 from .run_state import Damaged, OtherLayers, damaged, read_state, write_state
-from .settings import TrainingConfig
-from .settings_file import config_fingerprint, training_document
+from .settings.config import TrainingConfig
+from .settings.document import config_fingerprint, training_document
 from .trainer import Step, Training
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

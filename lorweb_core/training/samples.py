@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..pictures.strip import strip
-from .batch import Batch
+from .data.batch import Batch
 from .flow_matching import sample
 from .objective import Base, to
 from .seeds import generator

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import LoRWebError
-from .batch import Source
+from .data.batch import Source
 from .objective import Base, Objective
-from .optimization import MOMENTS, learning_rate, make_optimizer
+from .optimizer import MOMENTS, learning_rate, make_optimizer
 from .run_state import Damaged, check_moments, check_tensors
 from .seeds import generator
-from .settings import TrainSettings
+from .settings.config import TrainSettings
 from .trainable_basis import TrainableBasis
 
 

@@ -24,9 +24,9 @@ import standins_diffusers
 from diffusers import FluxTransformer2DModel
 
 from lorweb_core.__main__ import main
-from lorweb_core.analogy import attach, merge
+from lorweb_core.diffusers_backend.pipeline import attach, merge
+from lorweb_core.files.image_file import read_image
 from lorweb_core.grid import Size
-from lorweb_core.image_file import read_image
 
 QUERY_WIDTH = 3 * 24
 
@@ -307,7 +307,7 @@ def test_interrupting_ends_quietly(models, tmp_path, capfd, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lorweb_core.analogy.merge", interrupted)
+    monkeypatch.setattr("lorweb_core.diffusers_backend.pipeline.merge", interrupted)
     assert main(command(models, tmp_path / "out.png")) == 130
     assert "Traceback" not in capfd.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lorweb_core import LoRABasis, LoRWebError, Mixture, load_basis
+from lorweb_core.basis_file import is_written_basis
 from lorweb_core.config import read_config
 from lorweb_core.files.new_file import written_metadata
 from lorweb_core.pictures.share_picture import draw_shares
 from lorweb_core.routing import Tokens
 from lorweb_core.runtime import PackedBasis, Part, RuntimeMixture
-from lorweb_core.space.basis_file import is_written_basis
 from lorweb_core.space.blend import blend
 from lorweb_core.space.edit import Edit, edit
 from lorweb_core.space.merging import merge_bases

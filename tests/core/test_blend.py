@@ -97,7 +97,7 @@ def test_a_single_mixture_goes_with_a_batch(basis):
 
 
 def test_thumbnails_of_all_are_kept_once(mixtures):
-    from lorweb_core.thumbnails import make_thumbnails
+    from lorweb_core.pictures.thumbnails import make_thumbnails
     from lorweb_core.triplet import triplets
 
     shown = make_thumbnails(triplets(*torch.rand(3, 20, 30, 3)))

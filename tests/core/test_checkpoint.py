@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
 
 from lorweb_core import LoRWebError, load_basis
-from lorweb_core.tensor_files import checkpoint_identity, is_shard
+from lorweb_core.files.tensor_files import checkpoint_identity, is_shard
 
 BLOCKS = standins.block_linears(hidden=16, doubles=1, singles=1)
 LAYER = "transformer.transformer_blocks.0.attn.to_q"

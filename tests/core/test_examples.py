@@ -17,10 +17,10 @@ from torch import Tensor
 from lorweb_core import LoRWebError, VisionEncoder
 from lorweb_core.grid import Size, reference_grid
 from lorweb_core.query import encode_query
-from lorweb_core.training.analogies import Analogy, Picture, load_picture
-from lorweb_core.training.batch import Batch, Text
-from lorweb_core.training.encoding import analogy_grids
-from lorweb_core.training.examples import Examples
+from lorweb_core.training.data.analogies import Analogy, Picture, load_picture
+from lorweb_core.training.data.batch import Batch, Text
+from lorweb_core.training.data.encoding import analogy_grids
+from lorweb_core.training.data.examples import Examples
 
 CELL = 16
 

@@ -10,14 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from lorweb_core.training.flow_matching import (
-    draw_timesteps,
-    flow_loss,
-    noised,
-    sample,
-    shifted,
-    timestep_weights,
-)
+from lorweb_core.training.flow_matching import draw_timesteps, flow_loss, noised, sample, shifted, timestep_weights
 from lorweb_core.training.seeds import generator
 
 KINDS = ("weighted", "linear", "sigmoid", "shift")

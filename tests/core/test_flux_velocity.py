@@ -10,12 +10,12 @@ from training_world import tiny_config
 
 from lorweb_core import LoRWebError
 from lorweb_core.config import BasisConfig
+from lorweb_core.diffusers_backend.base import FluxBase, chosen_layers
+from lorweb_core.diffusers_backend.velocity import flux_velocity
 from lorweb_core.mixture import Mixture
 from lorweb_core.routing import Tokens
 from lorweb_core.runtime import PackedBasis, RuntimeMixture
-from lorweb_core.training.batch import Batch, Text
-from lorweb_core.training.flux_base import FluxBase, chosen_layers
-from lorweb_core.training.flux_velocity import flux_velocity
+from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.run_folder import RunFolder
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Training

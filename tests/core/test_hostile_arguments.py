@@ -11,15 +11,15 @@ import torch
 from lorweb_core import LoRWebError, Mixture, load_basis
 from lorweb_core.__main__ import main
 from lorweb_core.demonstrations import mix
+from lorweb_core.export.lora_export import export_lora
 from lorweb_core.grid import Size, area_size, cut_result, fitted
 from lorweb_core.layer_names import select
 from lorweb_core.layout import attention_bias, find_layout
 from lorweb_core.pictures.canvas import Canvas
 from lorweb_core.query import encode_queries
+from lorweb_core.score import rank
 from lorweb_core.space.blend import blend, sweep
 from lorweb_core.space.edit import Edit, edit
-from lorweb_core.space.lora_export import export_lora
-from lorweb_core.space.score import rank
 
 HOSTILE = ["half\ud800", "a\0b", "x" * 1_000_000, "\x1b[2J" * 1000, "9" * 5000]
 OPTIONS = ["--a", "--a-prime", "--b", "--basis", "--config", "--model", "--encoder", "--out", "--prompt"]

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lorweb_core import LoRWebError
-from lorweb_core.training.analogies import Analogy, Pair, Picture, every_two, load_picture, split_by_edit
-from lorweb_core.training.folder_layouts import LARGEST_CAPTION, LARGEST_LIST
-from lorweb_core.training.pictures_on_disk import read_analogies
+from lorweb_core.training.data.analogies import Analogy, Pair, Picture, every_two, load_picture, split_by_edit
+from lorweb_core.training.data.folder_layouts import LARGEST_CAPTION, LARGEST_LIST
+from lorweb_core.training.data.pictures_on_disk import read_analogies
 
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
 links = pytest.mark.skipif(sys.platform == "win32", reason="a system on which links take an administrator")

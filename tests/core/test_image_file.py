@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image, PngImagePlugin
 
-from lorweb_core import LoRWebError, image_file
-from lorweb_core.image_file import read_image
+from lorweb_core import LoRWebError
+from lorweb_core.files import image_file
+from lorweb_core.files.image_file import read_image
 
 
 def test_pictures_are_read_upright_and_in_full_range(tmp_path):

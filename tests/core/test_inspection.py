@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lorweb_core import LoRWebError, load_basis
 from lorweb_core.pictures.inspection_picture import inspection_picture
+from lorweb_core.pictures.thumbnails import make_thumbnails
 from lorweb_core.space.inspection import entropy, inspect_batch, inspect_mixture
-from lorweb_core.thumbnails import make_thumbnails
 from lorweb_core.triplet import Triplet
 
 

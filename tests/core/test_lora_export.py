@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lorweb_core import LoRWebError, load_basis
+from lorweb_core.export.lora_export import DTYPES, error_by_rank, export_lora
+from lorweb_core.export.report import LayerReport, Report
 from lorweb_core.pictures.export_picture import export_picture
+from lorweb_core.pictures.thumbnails import Thumbnails
 from lorweb_core.space.edit import Edit, edit
-from lorweb_core.space.export_report import LayerReport, Report
 from lorweb_core.space.fingerprint import fingerprint
-from lorweb_core.space.lora_export import DTYPES, error_by_rank, export_lora
-from lorweb_core.thumbnails import Thumbnails
 
 LAYER = "transformer.transformer_blocks.0.attn.to_k"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorweb_core import load_basis
-from lorweb_core.space.lora_export import export_lora
+from lorweb_core.export.lora_export import export_lora
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install .[cli]")
 pytest.importorskip("peft", reason="needs peft, by which diffusers loads LoRAs")
@@ -17,7 +17,7 @@ pytest.importorskip("peft", reason="needs peft, by which diffusers loads LoRAs")
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
 
-from lorweb_core.analogy import merge
+from lorweb_core.diffusers_backend.pipeline import merge
 
 
 @pytest.fixture

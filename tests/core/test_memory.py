@@ -12,12 +12,12 @@ pytest.importorskip("diffusers", reason="needs diffusers: pip install .[cli]")
 from diffusers import FluxTransformer2DModel
 
 from lorweb_core.config import BasisConfig
-from lorweb_core.training.batch import Batch, Text
-from lorweb_core.training.flux_base import FluxBase, chosen_layers
+from lorweb_core.diffusers_backend.base import FluxBase, chosen_layers
+from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.memory import Memory, estimate, short_of
 from lorweb_core.training.objective import Objective
 from lorweb_core.training.seeds import generator
-from lorweb_core.training.settings import (
+from lorweb_core.training.settings.config import (
     DatasetSettings,
     ModelSettings,
     NetworkSettings,

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from lorweb_core import LoRWebError, Mixture, load_basis
 from lorweb_core.files import atomic
+from lorweb_core.pictures.thumbnails import contact_sheet, make_thumbnails
 from lorweb_core.space.fingerprint import fingerprint
 from lorweb_core.space.mixture_file import load_mixture, save_mixture
-from lorweb_core.thumbnails import contact_sheet, make_thumbnails
 from lorweb_core.triplet import triplets
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lorweb_core import LoRWebError
+from lorweb_core.basis_file import is_written_basis
+from lorweb_core.export.lora_file import is_exported
 from lorweb_core.files.atomic import replacing
 from lorweb_core.files.new_file import new_file
-from lorweb_core.space.basis_file import is_written_basis
-from lorweb_core.space.lora_file import is_exported
 from lorweb_core.space.mixture_file import is_mixture
 
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lorweb_core.training.offload import offload
+from lorweb_core.diffusers_backend.offload import offload
 
 CPU = torch.device("cpu")
 

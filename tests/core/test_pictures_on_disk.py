@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lorweb_core import LoRWebError
-from lorweb_core.training.analogies import Pair, every_two
-from lorweb_core.training.pictures_on_disk import Analogy, Picture, load_picture, read_analogies, split_by_edit
+from lorweb_core.training.data.analogies import Pair, every_two
+from lorweb_core.training.data.pictures_on_disk import Analogy, Picture, load_picture, read_analogies, split_by_edit
 
 
 def colours(path: Path, *levels: int, width: int = 20) -> Path:

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import save_file
 
 from lorweb_core import LoRWebError, load_basis
+from lorweb_core.files.tensor_files import checkpoint_identity, file_identity, lasting_identity
 from lorweb_core.space.mixture_file import load_mixture
-from lorweb_core.tensor_files import checkpoint_identity, file_identity, lasting_identity
 
 unix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes among its files")
 

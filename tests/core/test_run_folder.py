@@ -31,8 +31,8 @@ from lorweb_core import LoRWebError, load_basis
 from lorweb_core.files import atomic
 from lorweb_core.training import loss_log
 from lorweb_core.training.run_folder import RunFolder
-from lorweb_core.training.settings import SaveSettings
-from lorweb_core.training.settings_file import read_training_config, training_document
+from lorweb_core.training.settings.config import SaveSettings
+from lorweb_core.training.settings.document import read_training_config, training_document
 from lorweb_core.training.trainer import Training
 
 ACTIVATION = {"external_query": False, "external_query_model": None, "query_mode": "caa'", "pooling_type": "max"}

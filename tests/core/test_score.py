@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lorweb_core import LoRWebError, VisionEncoder
 from lorweb_core.pictures.score_picture import score_picture
-from lorweb_core.space.score import Score, one_analogy, rank, score
+from lorweb_core.score import Score, one_analogy, rank, score
 
 PROJECTION = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).double()
 

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 
 from lorweb_core import LoRWebError, load_basis
 from lorweb_core.pictures.similarity_picture import similarity_picture
-from lorweb_core.space.similarity import (
-    Similarity,
-    basis_similarity,
-    compare_loras,
-    similar_together,
-)
+from lorweb_core.space.similarity import Similarity, basis_similarity, compare_loras, similar_together
 
 
 def dense(weights: dict, *having: str) -> torch.Tensor:

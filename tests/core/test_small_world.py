@@ -3,10 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from small_world import edits, install, models, report, study, world
-from small_world.analogies import draw_analogies
-from small_world.grids import draw_pairs, encode_grids, quarter
-from small_world.scenes import SIDE, draw_scenes, render
+from small_world import install, report, study
+from small_world.models import stored as models
+from small_world.world import edits
+from small_world.world import splits as world
+from small_world.world.drawn_analogies import draw_analogies
+from small_world.world.drawn_grids import draw_pairs, encode_grids, quarter
+from small_world.world.scenes import SIDE, draw_scenes, render
 
 SHIPPED_BYTES = 12e6
 
@@ -53,7 +56,7 @@ def test_the_files_that_ship_are_small():
 def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
     from diffusers import AutoencoderTiny
 
-    from small_world.pipeline import _diffusers_taesd
+    from small_world.models.diffusers_folder import _diffusers_taesd
 
     theirs = AutoencoderTiny(latent_channels=16)
     theirs.load_state_dict(_diffusers_taesd(install.taesd()))
@@ -100,7 +103,7 @@ def test_grids_hold_their_pictures_and_are_encoded_whole(autoencoder):
 def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
     from diffusers import FluxKontextPipeline
 
-    from small_world.pipeline import write_pipeline
+    from small_world.models.diffusers_folder import write_pipeline
 
     write_pipeline(tmp_path, models.load_transformer(), install.taesd(), silent=True)
     pipeline = FluxKontextPipeline.from_pretrained(tmp_path)

@@ -30,9 +30,9 @@ import standins_diffusers
 
 from lorweb_core import LoRWebError, load_basis
 from lorweb_core.__main__ import main
+from lorweb_core.diffusers_backend.train_command import run_training
 from lorweb_core.files.locks import held
-from lorweb_core.training.command import run_training
-from lorweb_core.training.settings_file import read_training_config
+from lorweb_core.training.settings.document import read_training_config
 from lorweb_core.training.trainer import Step
 
 STEPS = 4
@@ -152,7 +152,7 @@ def test_memory_is_told_before_anything_is_loaded(config, capsys, monkeypatch):
     def fail(*_):
         raise LoRWebError("loaded")
 
-    monkeypatch.setattr("lorweb_core.training.command.KontextEncoders", fail)
+    monkeypatch.setattr("lorweb_core.diffusers_backend.train_command.KontextEncoders", fail)
     assert train() == 2
     assert "Training takes about 0.1 GB of memory" in capsys.readouterr().out
 
@@ -320,7 +320,7 @@ def test_the_state_of_another_config_is_refused_before_anything_is_changed(confi
 
 def test_a_run_that_another_process_is_at_is_refused_at_once(config, capsys, monkeypatch):
     RUN.mkdir(parents=True)
-    monkeypatch.setattr("lorweb_core.training.command.find_analogies", pytest.fail)
+    monkeypatch.setattr("lorweb_core.diffusers_backend.train_command.find_analogies", pytest.fail)
     with held(RUN / "run.lock") as mine:
         assert mine
         assert train() == 2
@@ -345,7 +345,7 @@ def test_damaged_losses_are_said_before_the_base_is_loaded(config, capsys, monke
     with (RUN / "losses.csv").open("ab") as file:
         file.write(b"\0" * 100 + b"\n")
     capsys.readouterr()
-    monkeypatch.setattr("lorweb_core.training.command.load_base", pytest.fail)
+    monkeypatch.setattr("lorweb_core.diffusers_backend.train_command.load_base", pytest.fail)
     assert train("train.steps=2") == 2
     assert "losses.csv is damaged in line 3" in refused(capsys)
 

@@ -18,9 +18,9 @@ from training_world import TinyBase, TinySource, parameters_of, plain_velocity, 
 from lorweb_core import LoRWebError
 from lorweb_core.training.flow_matching import draw_timesteps, noised, timestep_weights
 from lorweb_core.training.objective import to
-from lorweb_core.training.optimization import learning_rate, make_optimizer
+from lorweb_core.training.optimizer import learning_rate, make_optimizer
 from lorweb_core.training.seeds import generator
-from lorweb_core.training.settings import OptimizerSettings, TrainSettings
+from lorweb_core.training.settings.config import OptimizerSettings, TrainSettings
 from lorweb_core.training.trainer import Diverged, OneProcess, Training
 
 

@@ -16,11 +16,11 @@ from lorweb_core.pictures.axis import linear_axis, log_axis, whole_axis
 from lorweb_core.pictures.bar_chart import bar_chart
 from lorweb_core.pictures.line_chart import line_chart
 from lorweb_core.pictures.training_picture import training_picture
+from lorweb_core.space.usage import Usage, measure_usage
 from lorweb_core.training.loss_curve import mean_width, recent_loss, running_mean, seconds_per_step
-from lorweb_core.training.settings import DatasetSettings, TrainingConfig
-from lorweb_core.training.summary_page import write_summary
+from lorweb_core.training.report import write_summary
+from lorweb_core.training.settings.config import DatasetSettings, TrainingConfig
 from lorweb_core.training.trainer import Step
-from lorweb_core.training.usage import Usage, measure_usage
 
 POSITIVE = st.floats(1e-9, 1e9)
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False).filter(lambda value: value == 0 or abs(value) > 1e-9)

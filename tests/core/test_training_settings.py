@@ -16,7 +16,7 @@ from published_training import PUBLISHED
 
 from lorweb_core import LoRWebError
 from lorweb_core.config import BasisConfig, read_config
-from lorweb_core.training.settings import (
+from lorweb_core.training.settings.config import (
     DatasetSettings,
     ModelSettings,
     NetworkSettings,
@@ -26,7 +26,7 @@ from lorweb_core.training.settings import (
     TrainingConfig,
     TrainSettings,
 )
-from lorweb_core.training.settings_file import (
+from lorweb_core.training.settings.document import (
     checked_config,
     config_fingerprint,
     read_training_config,

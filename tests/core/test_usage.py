@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lorweb_core import LoRWebError, load_basis
 from lorweb_core.checkpoint import BasisLayer
 from lorweb_core.config import BasisConfig
+from lorweb_core.space.usage import basis_usage, measure_usage
 from lorweb_core.training.trainable_basis import TrainableBasis
-from lorweb_core.training.usage import basis_usage, measure_usage
 
 NAMES = ("transformer.transformer_blocks.0.attn.to_q", "transformer.single_transformer_blocks.0.proj_mlp")
 

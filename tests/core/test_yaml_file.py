@@ -9,9 +9,10 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from lorweb_core import LoRWebError, load_basis, yaml_file
-from lorweb_core.training.settings_file import read_training_config
-from lorweb_core.yaml_file import MOST_BYTES, parse_yaml
+from lorweb_core import LoRWebError, load_basis
+from lorweb_core.files import yaml_file
+from lorweb_core.files.yaml_file import MOST_BYTES, parse_yaml
+from lorweb_core.training.settings.document import read_training_config
 
 TRAINING = "config:\n  name: small\n  process:\n  - datasets: [{folder_path: pairs}]\n"
 """The rest is the process's keys, indented by four."""

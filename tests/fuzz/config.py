@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from . import plain
-from .basis import KEYS, RANK, SIZES, N, basis_tensors
-from .case import Case
-from .mutations import BYTES, OBSTACLES, in_place_of, listed, odd_name, words
+from tests.fuzz import plain
+from tests.fuzz.basis import KEYS, RANK, SIZES, N, basis_tensors
+from tests.fuzz.case import Case
+from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, listed, odd_name, words
 
 DOCUMENT: dict[str, Any] = {
     "config": {
@@ -234,7 +234,7 @@ def _check_basis(path: Path, basis) -> None:
 
 
 def _load_training(path: Path):
-    from lorweb_core.training.settings_file import read_training_config
+    from lorweb_core.training.settings.document import read_training_config
 
     return read_training_config(path)
 

@@ -7,12 +7,12 @@ from random import Random
 
 import numpy as np
 
-from . import plain
-from .basis import SIZES, N, basis_tensors
-from .case import Case
-from .mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
-from .plain import Stored
-from .tensors import CONTAINERS, HEADERS, TENSORS, Tensors
+from tests.fuzz import plain
+from tests.fuzz.basis import SIZES, N, basis_tensors
+from tests.fuzz.case import Case
+from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
+from tests.fuzz.plain import Stored
+from tests.fuzz.tensors import CONTAINERS, HEADERS, TENSORS, Tensors
 
 PICTURES = ("a", "a_prime", "b")
 
@@ -177,7 +177,7 @@ def _check(path: Path, mixture, basis) -> None:
 
 def _shown(mixture) -> None:
     """The pictures are laid out by the nodes that save and load a mixture."""
-    from lorweb_core.thumbnails import contact_sheet
+    from lorweb_core.pictures.thumbnails import contact_sheet
 
     if mixture.thumbnails:
         assert contact_sheet(mixture.thumbnails).isfinite().all()

@@ -12,8 +12,8 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from .case import Case
-from .mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
+from tests.fuzz.case import Case
+from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
 
 SUFFIXES = (".png", ".jpg", ".webp", ".bmp", ".tif")
 TAKEN = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -189,7 +189,7 @@ def make(seed: int, folder: Path) -> Case:
 
 
 def _load(path: Path):
-    from lorweb_core.image_file import read_image
+    from lorweb_core.files.image_file import read_image
 
     return read_image(path)
 

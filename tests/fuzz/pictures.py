@@ -11,8 +11,8 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from .case import Case
-from .mutations import BYTES, OBSTACLES, in_place_of, words
+from tests.fuzz.case import Case
+from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, words
 
 EDITS = ("bright", "night")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -223,8 +223,8 @@ def make(seed: int, folder: Path) -> Case:
 def _load(root: Path):
     """As a training does: all analogies, and then each picture; those that are refused are left out of it."""
     from lorweb_core import LoRWebError
-    from lorweb_core.training.analogies import load_picture
-    from lorweb_core.training.pictures_on_disk import read_analogies
+    from lorweb_core.training.data.analogies import load_picture
+    from lorweb_core.training.data.pictures_on_disk import read_analogies
 
     analogies = read_analogies(root)
     refused: dict = {}

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from .case import Case
-from .mutations import BYTES, OBSTACLES, in_place_of, listed, words
+from tests.fuzz.case import Case
+from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, listed, words
 
 FIELDS = ("number", "loss", "learning_rate", "gradient", "seconds")
 STEPS = 3
@@ -154,7 +154,7 @@ def make(seed: int, folder: Path) -> Case:
     """See Case. A training of a few steps was here; its losses, its state or its folder are broken."""
     import training_world
 
-    from lorweb_core.training.settings_file import config_fingerprint
+    from lorweb_core.training.settings.document import config_fingerprint
 
     random = Random(seed)
     config = replace(training_world.tiny_config(folder, ema_decay=random.choice((0.0, 0.5))), name="fuzzed")

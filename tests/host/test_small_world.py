@@ -15,7 +15,8 @@ def test_the_bundled_workflow_makes_new_pairs_of_edits(comfyui, tmp_path):
     from comfy_server import ComfyServer
     from PIL import Image
 
-    from small_world import edits, install
+    from small_world import install
+    from small_world.world import edits
 
     install.comfy_models(tmp_path / "models", standins.text_encoder())
     _, new_pairs, _ = edits.split()

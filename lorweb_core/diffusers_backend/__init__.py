@@ -1,0 +1,1 @@
+"""Run and train the method on diffusers' FLUX.1 Kontext."""

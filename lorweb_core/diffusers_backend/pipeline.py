@@ -1,0 +1,280 @@
+"""The whole analogy outside ComfyUI, on diffusers' FluxKontextPipeline (extra `cli`)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..basis import LoRABasis, load_basis
+from ..encoder import ENCODERS, VisionEncoder, check_encoder, load_encoder
+from ..errors import LoRWebError, named, shown
+from ..grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
+from ..mixture import Mixture
+from ..query import encode_query
+from ..routing import Tokens
+from ..runtime import PackedBasis, Part, RuntimeMixture
+from ..triplet import rgb_image
+
+if TYPE_CHECKING:
+    from diffusers import FluxKontextPipeline, FluxTransformer2DModel
+
+log = logging.getLogger(__name__)
+
+_GIVE_MODEL = (
+    "Give a folder in diffusers' layout, with a model_index.json in it, or a Hugging Face id such as "
+    "black-forest-labs/FLUX.1-Kontext-dev; for that one, accept its licence there and run `hf auth login` first."
+)
+
+
+class Analogy(NamedTuple):
+    """Images (H, W, 3), float32 in 0–1, on the CPU."""
+
+    result: Tensor
+    """b', of b's size; with fit 'crop' of the size of what the grid held of b."""
+    grid: Tensor
+    """The sampled grid; b' is its bottom-right quarter."""
+    reference: Tensor
+    """The grid [a a'; b b] that the model was shown."""
+
+
+def run_analogy(
+    a: Tensor,
+    a_prime: Tensor,
+    b: Tensor,
+    prompt: str,
+    basis: str | Path,
+    model: str | Path,
+    *,
+    config: str | Path | None = None,
+    encoder: str | Path | None = None,
+    steps: int = 28,
+    guidance: float = 2.5,
+    seed: int = 50,
+    megapixels: float = 1.0,
+    fit: str = "stretch",
+    strength: float = 1.0,
+    text_tokens: int = 512,
+    device: str | None = None,
+) -> Analogy:
+    """Make b' so that a : a' :: b : b' (defaults as in NVlabs/LoRWeB's inference.py).
+
+    a, a_prime, b: (H, W, 3 or 4), float in 0–1, each of any size. basis, config: as for `load_basis`.
+    model: a FLUX.1-Kontext in diffusers' layout, as a folder or a Hugging Face id. encoder: the same for the image
+    encoder; None takes the one that the basis was trained with. text_tokens: the prompt's, with those that fill it up.
+    device: None takes the best there is.
+    Raises LoRWebError for anything given wrongly, before the model's weights are loaded.
+    """
+    images = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
+    _check_number("steps", steps, 1, 1000)
+    _check_number("guidance", guidance, 0, 100)
+    _check_number("seed", seed, 0, 2**64 - 1)
+    _check_number("megapixels", megapixels, 0.001, 16)
+    _check_number("strength", strength, -100, 100)
+    _check_number("text_tokens", text_tokens, 1, 512)
+    place = find_device(device)
+    sampled, reference = grid_sizes(Size(*images[0].shape[:2]), megapixels)
+    grid = reference_grid([images[:2]], images[2], sampled, reference, fit)
+
+    log.info("Reading the basis")
+    learned = load_basis(basis, config)
+    learned.check_values()
+    _check_layers(outline(model), learned)
+
+    log.info("Looking at the analogy")
+    mixture = learned.route(_query(learned, encoder, images) if learned.config.external_query else None)
+
+    log.info("Loading the model")
+    pipeline = _load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
+    if learned.config.external_query:
+        merge(pipeline.transformer, mixture, strength)
+    else:
+        attach(pipeline.transformer, mixture, strength, reference, place)
+    # A GPU seldom has room for the transformer and the text encoder at once; Apple's share the CPU's memory.
+    if place.type in ("cpu", "mps"):
+        pipeline.to(place)
+    else:
+        pipeline.enable_model_cpu_offload(device=place)
+
+    log.info("Sampling a grid of %d×%d pixels", sampled.width, sampled.height)
+    decoded = _sample(pipeline, grid, sampled, prompt, steps, guidance, seed, text_tokens)
+    return Analogy(cut_result(decoded, Size(*images[2].shape[:2]), fit)[0], decoded[0], grid)
+
+
+def merge(transformer: FluxTransformer2DModel, mixture: Mixture, strength: float = 1.0) -> None:
+    """Add strength · ΔW to the weights in place, each keeping its dtype and device.
+
+    Raises LoRWebError, before the first weight is changed, if a layer of the basis is missing or of another size.
+    Call it before offloading is enabled, which takes the weights away.
+    """
+    if not math.isfinite(strength):
+        raise LoRWebError(f"strength is {strength}; expected a number, 1.0 as trained.")
+    weights = _check_layers(transformer, mixture.basis)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            # Float32 added in place to a half-precision weight is rounded once, at the end.
+            weight.add_(mixture.delta(name).to(weight.device), alpha=strength)
+
+
+def attach(
+    transformer: FluxTransformer2DModel, mixture: Mixture, strength: float, reference: Size, device: torch.device
+) -> None:
+    """Let the transformer add the mixture in its forward passes, as an activation-routed basis needs it.
+
+    reference: size of the grid that the pipeline gives the model as reference, in pixels. device: where the model will
+    run. Call it before offloading is enabled, which wraps the forward pass too.
+    """
+    linears = {name.removeprefix("transformer."): [Part(name, 0)] for name in _check_layers(transformer, mixture.basis)}
+    packed = PackedBasis(mixture.basis, linears, transformer.dtype).to(device)
+    runtime, forward = RuntimeMixture(mixture, strength), transformer.forward
+    references = (reference.height // MULTIPLE) * (reference.width // MULTIPLE)
+
+    @wraps(forward)
+    def mixed(*, hidden_states: Tensor, encoder_hidden_states: Tensor, **inputs: Any) -> Any:
+        tokens = Tokens(encoder_hidden_states.shape[1], references)
+        with runtime.attached(transformer, packed, len(hidden_states), tokens):
+            return forward(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, **inputs)
+
+    transformer.forward = mixed
+
+
+def _check_layers(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict[str, Tensor]:
+    """The transformer's weight of every layer of the basis, by the basis's name for the layer."""
+    known = dict(transformer.named_parameters())
+    keys = {name: f"{name.removeprefix('transformer.')}.weight" for name in basis.layers}
+    missing = [name for name, key in keys.items() if key not in known]
+    if missing:
+        raise LoRWebError(
+            f"The model given lacks {len(missing)} of the {len(keys)} layers that {named(basis.name)} mixes, "
+            f"{named(missing[0])} first. Give the FLUX.1-Kontext that the basis was trained on."
+        )
+    for name, key in keys.items():
+        has = tuple(known[key].shape[::-1])
+        takes = (basis.layers[name].A.shape[1], basis.layers[name].B.shape[2])
+        if has != takes:
+            raise LoRWebError(
+                f"Layer {named(name)} maps {takes[0]} to {takes[1]} values in {named(basis.name)}, but is {has} in "
+                "the model given. Give the FLUX.1-Kontext that the basis was trained on."
+            )
+    return {name: known[key] for name, key in keys.items()}
+
+
+def outline(model: str | Path) -> FluxTransformer2DModel:
+    """The model's transformer without values: from two small files, to check a basis against."""
+    from diffusers import FluxKontextPipeline, FluxTransformer2DModel
+
+    with loading_model(model):
+        kind = FluxKontextPipeline.load_config(model).get("_class_name")
+    if kind != "FluxKontextPipeline":
+        raise LoRWebError(f"{named(str(model))} is a {named(str(kind))}, not a FluxKontextPipeline. {_GIVE_MODEL}")
+    with loading_model(model), torch.device("meta"):
+        return FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(model, subfolder="transformer"))
+
+
+def _load_pipeline(model: str | Path, dtype: torch.dtype) -> FluxKontextPipeline:
+    from diffusers import FluxKontextPipeline
+
+    with loading_model(model):
+        return FluxKontextPipeline.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+
+
+def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Load the encoder, embed the triplet and let the encoder go. Three images take the CPU a second or two."""
+    wrapped = load_vision_encoder(basis.config.external_query_model, encoder)
+    return encode_query(wrapped, *images, basis.config.query_mode)
+
+
+def load_vision_encoder(needed: str, source: str | Path | None = None) -> VisionEncoder:
+    """The image encoder that a basis needs, one of ENCODERS: from Hugging Face, or from the folder or id given."""
+    source = needed if source is None else source
+    hint = f"Give as encoder a folder with config.json and model.safetensors from {ENCODERS[needed].source}."
+    with loading(source, "an image encoder", hint):
+        wrapped = VisionEncoder.from_transformers(load_encoder(source).float())
+    check_encoder(wrapped, needed)
+    return wrapped
+
+
+def _sample(
+    pipeline: FluxKontextPipeline,
+    grid: Tensor,
+    size: Size,
+    prompt: str,
+    steps: int,
+    guidance: float,
+    seed: int,
+    text_tokens: int,
+) -> Tensor:
+    """Denoise a grid of this size with `grid`, (h, w, 3), as reference → (1, H, W, 3), float32 in 0–1, on the CPU."""
+    try:
+        decoded = pipeline(
+            image=grid.movedim(-1, 0)[None],
+            prompt=prompt,
+            # The pipeline works out height and width anew from their ratio and the area: these three give them back.
+            height=size.height,
+            width=size.width,
+            max_area=size.height * size.width,
+            _auto_resize=False,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            max_sequence_length=text_tokens,
+            # On the CPU, so that a seed means the same noise on every device.
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+        ).images
+    except torch.cuda.OutOfMemoryError as error:
+        raise LoRWebError("The GPU ran out of memory. Try fewer megapixels, or another device.") from error
+    decoded = decoded.movedim(1, -1).float().cpu()
+    if not decoded.isfinite().all():
+        raise LoRWebError("The sampled picture has values that are not finite. Try a strength nearer to 0.")
+    return decoded
+
+
+def find_device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        values = torch.zeros(1, device=name)
+        values.tolist()  # 'meta' is a device too, but has no values
+        return values.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise LoRWebError(
+            f"The device {shown(name)} is not to be had here ({_reason(error)}). Try cuda, mps or cpu."
+        ) from error
+
+
+def _check_number(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise LoRWebError(f"{name} is {shown(value)}; expected a number from {least} to {most}.")
+
+
+def loading_model(model: str | Path) -> AbstractContextManager[None]:
+    """Within, what goes wrong while a FLUX.1-Kontext is loaded is said in the user's words, as LoRWebError."""
+    return loading(model, "FLUX.1-Kontext", _GIVE_MODEL)
+
+
+@contextmanager
+def loading(source: str | Path, what: str, hint: str) -> Iterator[None]:
+    """Put what the libraries raise on missing or damaged files in the user's words; those errors share no base."""
+    if not os.path.isdir(source) and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(source)):
+        raise LoRWebError(f"{named(str(source))}: there is no such folder. {hint}")
+    try:
+        yield
+    except LoRWebError as error:
+        raise LoRWebError(f"{error} {hint}") from error
+    except Exception as error:
+        raise LoRWebError(f"{named(str(source))} cannot be loaded as {what} ({_reason(error)}). {hint}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says."""
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return named(next(filter(None, lines), type(error).__name__))

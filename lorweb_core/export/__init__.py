@@ -1,0 +1,1 @@
+"""Write mixtures as ordinary LoRAs."""

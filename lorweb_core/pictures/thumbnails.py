@@ -1,0 +1,56 @@
+"""Small copies of an analogy's pictures, which a mixture carries so that people recognise it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..grid import Size, resize
+from ..triplet import Triplet
+
+LONGEST_SIDE = 128
+"""Pixels: 100 kB or so a triplet."""
+
+
+class Thumbnails(NamedTuple):
+    """Of one pair (a, a') and one b: (h, w, 3), uint8, each in its own shape."""
+
+    a: Tensor
+    a_prime: Tensor
+    b: Tensor
+
+
+def make_thumbnails(analogies: Sequence[Triplet]) -> tuple[Thumbnails, ...]:
+    """One for each pair of each analogy."""
+    small: dict[int, Tensor] = {}  # a picture is often part of many analogies
+
+    def shrink(image: Tensor) -> Tensor:
+        if id(image) not in small:
+            small[id(image)] = thumbnail(image)
+        return small[id(image)]
+
+    return tuple(Thumbnails(shrink(a), shrink(a_prime), shrink(b)) for pairs, b in analogies for a, a_prime in pairs)
+
+
+def thumbnail(image: Tensor) -> Tensor:
+    """(H, W, 3), float in 0–1 → (h, w, 3), uint8, on the CPU, not enlarged."""
+    height, width = image.shape[:2]
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
+    return (resize(image[None].float().cpu(), size)[0].clamp(0, 1) * 255).round().byte()
+
+
+def contact_sheet(thumbnails: Sequence[Thumbnails], background: float = 0.1) -> Tensor:
+    """a, a' and b in a row, each triplet below the one before, (H, W, 3), float in 0–1."""
+    side, gap = LONGEST_SIDE, 8
+    sheet = torch.full((len(thumbnails) * (side + gap) + gap, 3 * (side + gap) + gap, 3), background)
+    for row, pictures in enumerate(thumbnails):
+        for column, picture in enumerate(pictures):
+            height, width = picture.shape[:2]
+            top = gap + row * (side + gap) + (side - height) // 2
+            left = gap + column * (side + gap) + (side - width) // 2
+            sheet[top : top + height, left : left + width] = picture / 255
+    return sheet

@@ -1,0 +1,129 @@
+"""Analogies and captions → what the base and the basis are given of them, each encoded once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...encoder import VisionEncoder
+from ...errors import LoRWebError, shown
+from ...files.tensor_files import LastingIdentity, lasting_identity
+from ...grid import MULTIPLE, Size, reference_grid, resize
+from ...query import encode_queries
+from ...triplet import Triplet
+from .analogies import Analogy, load_picture
+from .batch import Text
+from .disk_cache import DiskCache, Tensors
+
+
+class Encoders(Protocol):
+    """The frozen parts of the base that make of pictures and words what it takes."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(n, H, W, 3), float32 in 0–1 → latents (n, C, h, w) as the base denoises them, float32 on the CPU."""
+
+    def encode_text(self, captions: list[str]) -> Text:
+        """Of as many tokens for every caption, on the CPU."""
+
+
+def analogy_grids(
+    a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: int, show_pair: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The grids [a a'; b b'], to be learned, and [a a'; b b], to be shown: (2 cell, 2 cell, 3), float in 0–1.
+
+    Images are (h, w, 3), each of any size, and are stretched (bicubic) to cells of `cell` pixels a side, whatever their
+    shape: so all grids of a batch have one shape, that of a square analogy at inference. show_pair: False, an ablation,
+    has b in the place of a and of a'.
+    """
+    size = Size(2 * cell, 2 * cell)
+    reference = reference_grid([(a, a_prime) if show_pair else (b, b)], b, size, size)
+    target = reference.clone()
+    target[cell:, cell:] = resize(b_prime[None], Size(cell, cell))[0]
+    return target, reference
+
+
+class Encoding:
+    """Encodes what is asked for, unless it is in the cache."""
+
+    def __init__(
+        self,
+        encoders: Encoders,
+        encoder: VisionEncoder | None,
+        mode: str | None,
+        identity: str,
+        cell: int,
+        cache: Path,
+        show_pair: bool,
+    ):
+        """As for `Examples`."""
+        if (encoder is None) != (mode is None):
+            raise ValueError("queries take both, an encoder and a mode")
+        if cell < MULTIPLE // 2 or 2 * cell % MULTIPLE:
+            raise LoRWebError(f"resolution is {cell}; expected a multiple of {MULTIPLE // 2} pixels, 512 as published.")
+        self.encoders, self.encoder, self.mode = encoders, encoder, mode
+        self.identity, self.cell, self.show_pair = identity, cell, show_pair
+        self._cache = DiskCache(cache)
+
+    def holds(self, of: Analogy | str) -> bool:
+        """Whether an analogy, or a caption, was encoded already."""
+        return self._cache.holds(self._made_of(of))
+
+    def check_room(self, number: int, like: Analogy | str) -> None:
+        """Raise LoRWebError if the disk has no room for so many more like this one, which was encoded."""
+        self._cache.check_room(number, self._made_of(like))
+
+    def latents(self, analogy: Analogy, images: Sequence[Tensor] | None = None) -> Tensors:
+        """`target` and `reference`, (C, h, w), float16, and with a mode `query`, (k, E), float32.
+
+        images: the analogy's, where they are loaded already. Raises LoRWebError if one cannot be read, if values are
+        not finite, or if they cannot be kept.
+        """
+
+        def encode() -> Tensors:
+            a, a_prime, b, b_prime = images or [load_picture(picture) for picture in analogy.pictures]
+            grids = torch.stack(analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair))
+            made = dict(zip(("target", "reference"), self.encoders.encode_image(grids).half(), strict=True))
+            if self.mode is not None:
+                made["query"] = encode_queries(self.encoder, [Triplet([(a, a_prime)], b)], self.mode)[0]
+            return _finite(made, analogy.name)
+
+        return self._cache.get(self._made_of(analogy), encode)
+
+    def text(self, caption: str) -> Tensors:
+        """`tokens`, (1, T, W), and `pooled`, (1, P), float16: FLUX's take 4 MB, and each picture may have a caption."""
+
+        def encode() -> Tensors:
+            text = self.encoders.encode_text([caption])._asdict()
+            return _finite({name: values.half() for name, values in text.items()}, f"the caption {shown(caption)}")
+
+        return self._cache.get(self._made_of(caption), encode)
+
+    def _made_of(self, of: Analogy | str) -> list:
+        """All that an encoding depends on."""
+        if isinstance(of, str):
+            return ["caption", of, self.identity]
+        pictures = [(_identity(picture.path), picture.part, picture.parts) for picture in of.pictures]
+        return ["analogy", pictures, self.cell, self.show_pair, self.mode, self.identity]
+
+
+def _finite(tensors: Tensors, of: str) -> Tensors:
+    """What is kept is trained on for days: better to stop here."""
+    wrong = [name for name, values in tensors.items() if not values.isfinite().all()]
+    if wrong:
+        raise LoRWebError(
+            f"The encoders made values that are not finite ({', '.join(wrong)}) of {of}. Look at its files; if others "
+            "give the same, let the encoders compute in fp32."
+        )
+    return tensors
+
+
+def _identity(path: Path) -> LastingIdentity | None:
+    """Of a file; None if there is none, which reading it will say."""
+    try:
+        return lasting_identity(path)
+    except LoRWebError:
+        return None

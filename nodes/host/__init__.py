@@ -1,0 +1,1 @@
+"""What the nodes share, and all that touches the host's internals."""

@@ -1,0 +1,1 @@
+"""The four models of the small world, each made by one command."""

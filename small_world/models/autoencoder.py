@@ -1,0 +1,93 @@
+"""A TAESD with FLUX's 16 latent channels (madebyollin/taesd), learned on pictures of the world.
+
+TAESD's layout is fixed at 64 channels and 2.4 million values. Most of its blocks are left at zero here, which makes
+them a ReLU: what is trained is a third of it, and what is kept too (`full` adds the zeros).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from small_world.models.minimizing import Descent
+from small_world.world.scenes import draw_scenes, render
+
+CHANNELS, WIDTH = 16, 64
+DOWNSCALE = 8
+# Sequential positions as in ComfyUI's comfy/taesd/taesd.py. Blocks, and of them the ones that are trained.
+_ENCODER_BLOCKS, _ENCODER_TRAINED = (1, 3, 4, 5, 7, 8, 9, 11, 12, 13), (9, 12, 13)
+_DECODER_BLOCKS, _DECODER_TRAINED = (3, 4, 5, 8, 9, 10, 13, 14, 15, 18), (3, 4, 5, 9, 10, 15)
+
+Weights = dict[str, Tensor]
+
+
+class Block(nn.Module):
+    def __init__(self, trained: bool):
+        super().__init__()
+        convs = [nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in range(3)] if trained else []
+        self.conv = nn.Sequential(*(layer for conv in convs for layer in (conv, nn.ReLU())))[:-1] if convs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x if self.conv is None else x + self.conv(x))
+
+
+class Clamp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x / 3) * 3
+
+
+def _coder(layers: dict[int, nn.Module], blocks: tuple[int, ...], trained: tuple[int, ...]) -> nn.Sequential:
+    layers |= {position: Block(position in trained) for position in blocks}
+    return nn.Sequential(*(layers[position] for position in range(len(layers))))
+
+
+class TinyAutoencoder(nn.Module):
+    """Pictures (n, 3, H, W) in 0–1 ↔ latents (n, 16, H/8, W/8) of about unit variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def conv(fan_in: int, fan_out: int, **options) -> nn.Conv2d:
+            return nn.Conv2d(fan_in, fan_out, 3, padding=1, **options)
+
+        down = {position: conv(WIDTH, WIDTH, stride=2, bias=False) for position in (2, 6, 10)}
+        ends = {0: conv(3, WIDTH), 14: conv(WIDTH, CHANNELS)}
+        self.taesd_encoder = _coder(ends | down, _ENCODER_BLOCKS, _ENCODER_TRAINED)
+        up = {position: nn.Upsample(scale_factor=2) for position in (6, 11, 16)}
+        wide = {position: conv(WIDTH, WIDTH, bias=False) for position in (7, 12, 17)}
+        ends = {0: Clamp(), 1: conv(CHANNELS, WIDTH), 2: nn.ReLU(), 19: conv(WIDTH, 3)}
+        self.taesd_decoder = _coder(ends | up | wide, _DECODER_BLOCKS, _DECODER_TRAINED)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.taesd_encoder(pictures)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.taesd_decoder(latents)
+
+
+def full(weights: Weights) -> Weights:
+    """What was trained → every tensor of a TAESD, under ComfyUI's names; for FLUX's scale and shift of latents."""
+    # The host's FLUX takes (latent − shift) · scale: these two make that the encoder's own output.
+    whole = {"vae_scale": torch.tensor(0.3611), "vae_shift": torch.tensor(0.1159)}
+    for coder, blocks in (("taesd_encoder", _ENCODER_BLOCKS), ("taesd_decoder", _DECODER_BLOCKS)):
+        for name in (f"{coder}.{block}.conv.{layer}" for block in blocks for layer in (0, 2, 4)):
+            whole[f"{name}.weight"] = torch.zeros(WIDTH, WIDTH, 3, 3)
+            whole[f"{name}.bias"] = torch.zeros(WIDTH)
+    return whole | {name: tensor.float() for name, tensor in weights.items()}
+
+
+def train(steps: int = 5000, batch: int = 8, seed: int = 0) -> TinyAutoencoder:
+    """Reconstruction, from latents with noise on them: so that what a model paints nearly right still decodes."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = TinyAutoencoder().to(memory_format=torch.channels_last)
+    for _ in (descent := Descent("autoencoder", model.parameters(), steps, decay=0.0)):
+        pictures = render(draw_scenes(batch, generator, edited=0.5)).contiguous(memory_format=torch.channels_last)
+        latents = model.encode(pictures)
+        noise = 0.05 * torch.randn(latents.shape, generator=generator)
+        decoded = model.decode(latents + noise)
+        spread = latents.var((0, 2, 3)).sub(1).square().mean() + latents.mean((0, 2, 3)).square().mean()
+        error = F.mse_loss(decoded, pictures)
+        descent.step(error + 0.1 * F.l1_loss(decoded, pictures) + 0.01 * spread, mse=error.item())
+    return model.eval()

@@ -1,0 +1,53 @@
+"""The models of the small world as they are kept: half precision, in `models/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from lorweb_core.diffusers_backend.base import FluxBase
+from lorweb_core.encoder import VisionEncoder, load_encoder
+from lorweb_core.files.safetensors_writer import write_all
+from small_world.models import flux as base
+from small_world.models import image_encoder as encoder
+from small_world.models.autoencoder import TinyAutoencoder
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+FOLDER = Path(__file__).parent
+AUTOENCODER = FOLDER / "autoencoder.safetensors"
+ENCODER = FOLDER / encoder.ID.rpartition("/")[2]
+BASE = FOLDER / "base.safetensors"
+BASIS = FOLDER / "basis.safetensors"
+
+
+def save(model: nn.Module, path: Path) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    write_all(path, {name: tensor.half() for name, tensor in model.state_dict().items()}, {"format": "pt"})
+
+
+def _load(model: nn.Module, path: Path) -> nn.Module:
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return model.eval().requires_grad_(False)
+
+
+def load_autoencoder() -> TinyAutoencoder:
+    return _load(TinyAutoencoder(), AUTOENCODER).to(memory_format=torch.channels_last)
+
+
+def load_vision() -> VisionEncoder:
+    return VisionEncoder.from_transformers(load_encoder(ENCODER).float().requires_grad_(False))
+
+
+def load_transformer() -> FluxTransformer2DModel:
+    return _load(base.untrained(), BASE)
+
+
+def load_base(autoencoder: TinyAutoencoder, dtype: torch.dtype = torch.float32) -> FluxBase:
+    transformer = load_transformer().to(dtype)
+    return FluxBase(transformer, lambda latents: autoencoder.decode(latents.float()).clamp(0, 1).movedim(1, -1))

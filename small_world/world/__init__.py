@@ -1,0 +1,1 @@
+"""The drawn world: scenes, edits, and analogies of them."""

@@ -1,0 +1,120 @@
+"""Analogies of the small world, as the trainer takes them, and how well a basis solves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorweb_core.diffusers_backend.base import FluxBase
+from lorweb_core.encoder import VisionEncoder
+from lorweb_core.query import encode_queries
+from lorweb_core.training import samples
+from lorweb_core.training.data.batch import Batch
+from lorweb_core.training.seeds import generator
+from lorweb_core.training.trainable_basis import TrainableBasis
+from lorweb_core.triplet import Triplet
+from small_world.models.flux import instruction
+from small_world.world.drawn_grids import Encode, Grids, draw_pairs, encode_grids, floats, quarter
+from small_world.world.edits import Edit
+
+STEPS = 8
+"""Euler steps of a sample."""
+
+TOGETHER = 64
+"""Analogies that are encoded or sampled in one batch."""
+
+
+class Analogies(NamedTuple):
+    """n analogies, as many of each edit as of any other."""
+
+    edits: list[Edit]
+    shown: Tensor
+    """(a, a') as `draw_pairs` gives them."""
+    asked: Tensor
+    """(b, b')"""
+    grids: Grids
+    by_words: bool = False
+    """Whether the base is told the edit: to see what it can, for with a basis it is not."""
+
+    def batch(self, which: Tensor, queries: Tensor) -> Batch:
+        """queries: of all, as `queries` gives them."""
+        target, reference = (latents[which].float() for latents in self.grids)
+        edits = [self.edits[index] for index in which]
+        names = tuple(f"{' and '.join(edit)}, analogy {index}" for edit, index in zip(edits, which, strict=True))
+        text = instruction(edits if self.by_words else [()] * len(edits))
+        return Batch(target, reference, queries[which], text, names)
+
+
+def draw_analogies(edits: Sequence[Edit], each: int, seed: int, encode: Encode, show_pair: bool = True) -> Analogies:
+    """show_pair: whether the grid has the pair in it, or b in its place; the query is of the pair all the same."""
+    pairs = draw_pairs(edits, 2 * each, torch.Generator().manual_seed(seed))
+    shown, asked = pairs[::2], pairs[1::2]
+    in_grid = shown if show_pair else asked[:, :1].expand_as(asked)
+    return Analogies([edit for edit in edits for _ in range(each)], shown, asked, encode_grids(encode, in_grid, asked))
+
+
+def queries(analogies: Analogies, mode: str, encoder: VisionEncoder) -> Tensor:
+    """(n, k, E)"""
+    made = []
+    for shown, asked in zip(analogies.shown.split(TOGETHER), analogies.asked.split(TOGETHER), strict=True):
+        pairs, others = (floats(pictures).movedim(2, -1) for pictures in (shown, asked))
+        triplets = [Triplet([(a, a_prime)], b) for (a, a_prime), (b, _) in zip(pairs, others, strict=True)]
+        made.append(encode_queries(encoder, triplets, mode))
+    return torch.cat(made)
+
+
+class Drawn:
+    """A `Source`: any analogy as likely as any other, in every step."""
+
+    def __init__(self, analogies: Analogies, queries: Tensor, batch: int, seed: int):
+        self.analogies = analogies
+        self.queries = queries
+        self.size = batch
+        self.seed = seed
+
+    def draw(self, step: int) -> Batch:
+        which = torch.randint(len(self.queries), (self.size,), generator=generator(self.seed, 0, step))
+        return self.analogies.batch(which, self.queries)
+
+
+class Solved(NamedTuple):
+    """How n analogies came out, (n,) each."""
+
+    error: Tensor
+    """Mean squared error of b', in pixels of 0–1."""
+    copying: Tensor
+    """What giving b back would have had."""
+    follows: Tensor
+    """Cosine between what a → a' and what b → b' changes in the encoder's embedding."""
+    made: Tensor
+    """b' as it came out, (n, 3, SIDE, SIDE)."""
+
+
+@torch.no_grad()
+def solve(
+    analogies: Analogies, queries: Tensor, basis: TrainableBasis, base: FluxBase, encoder: VisionEncoder
+) -> Solved:
+    """All of them, from the same noise whoever asks."""
+    made = torch.cat(
+        [
+            samples.solve(basis, base, analogies.batch(part, queries), STEPS, int(part[0]))
+            for part in torch.arange(len(queries)).split(TOGETHER)
+        ]
+    )
+    made = quarter(made.movedim(-1, 1)).clamp(0, 1)
+    (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.shown, analogies.asked))
+
+    def change(before: Tensor, after: Tensor) -> Tensor:
+        seen = encoder.embed([*before.movedim(1, -1), *after.movedim(1, -1)])[:, 0]
+        return seen[len(before) :] - seen[: len(before)]
+
+    return Solved(
+        (made - b_prime).square().flatten(1).mean(1),
+        (b - b_prime).square().flatten(1).mean(1),
+        F.cosine_similarity(change(a, a_prime), change(b, made)),
+        made,
+    )
