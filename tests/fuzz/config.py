@@ -219,9 +219,23 @@ def _load_basis(basis: Path, path: Path):
     return load_basis(basis, path)
 
 
+class _Plain(yaml.SafeLoader):
+    """A loader to which what is no date, number or switch is the text that it is."""
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError):
+            return node.value
+
+
+def _plain(path: Path) -> Any:
+    return yaml.load(path.read_text("utf-8"), Loader=_Plain)
+
+
 def _check_basis(path: Path, basis) -> None:
     """What the YAML says of how the basis is routed is what the config holds, in the type that it is of."""
-    network = yaml.safe_load(path.read_text("utf-8"))["config"]["process"][0]["network"]
+    network = _plain(path)["config"]["process"][0]["network"]
     told = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
     assert len(basis.layers) == len(SIZES)
     for key, value in told.items():
@@ -241,7 +255,7 @@ def _load_training(path: Path):
 
 def _check_training(path: Path, config) -> None:
     """Each value that the YAML has is the value held, whatever its spelling."""
-    document = yaml.safe_load(path.read_text("utf-8"))["config"]
+    document = _plain(path)["config"]
     (process,) = document["process"]
     assert config.name == document["name"]
     assert re.fullmatch(r'[^<>:"/\\|?*\x00-\x1f]+', config.name)
