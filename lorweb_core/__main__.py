@@ -211,7 +211,7 @@ def _check_output(out: Path) -> str:
 
 def _write_images(images: dict[Path, Tensor], kind: str) -> None:
     """Write all or none: what goes first takes its place last."""
-    from .files.pictures import as_image
+    from .files.image_file import as_image
 
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
     with ExitStack() as written:

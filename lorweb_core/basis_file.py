@@ -17,7 +17,7 @@ from .checkpoint import PUBLISHED, BasisLayer
 from .config import BasisConfig
 from .errors import LoRWebError, named, shown
 from .files.atomic import replacing
-from .files.safetensors_writer import Entry, write_tensors
+from .files.safetensors_writer import TensorSpec, write_tensors
 
 Sources = Mapping[str, Sequence[BasisLayer]]
 
@@ -58,7 +58,7 @@ def write_basis(
     made = {_geometry(layers): layers for layers in sources.values()}
     made = {geometry: make(*layers) for geometry, layers in made.items()}
     entries = {
-        key: Entry(tensor.dtype, tuple(tensor.shape))
+        key: TensorSpec(tensor.dtype, tuple(tensor.shape))
         for name, layers in sources.items()
         for key, tensor in _tensors(name, made[_geometry(layers)]).items()
     }

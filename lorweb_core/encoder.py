@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import LoRWebError, named
+from .files.image_file import as_image
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,7 +88,7 @@ def _resized(image: Tensor, size: tuple[int, int], top: int, left: int, side: in
     """
     from PIL import Image
 
-    levels = Image.fromarray((image.float().cpu().clamp(0, 1) * 255).round().byte().numpy())
+    levels = as_image(image)
     how, (height, width) = Image.Resampling[kind.upper()], size
     square = levels.resize((width, levels.height), how).resize((width, height), how)
     square = square.crop((left, top, left + side, top + side))

@@ -56,7 +56,7 @@ class Mixture:
         changed.check_values()
         return changed
 
-    def apart(self) -> list[Mixture]:
+    def split(self) -> list[Mixture]:
         """A batch as the mixtures of its analogies; one of a single analogy as itself."""
         if self.coefficients and next(iter(self.coefficients.values())).ndim == 1:
             return [self]

@@ -22,7 +22,7 @@ from .mixture import Mixture
 from .routing import Tokens, mixing_coefficients, token_query
 
 
-class Part(NamedTuple):
+class LayerSlice(NamedTuple):
     """A layer of the basis within the Linear that computes it: models fuse q, k and v."""
 
     layer: str
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 class PackedLinear(nn.Module):
     """The basis of one Linear as a forward pass reads it: the N LoRAs of all its parts side by side."""
 
-    def __init__(self, parts: Sequence[Part], basis: LoRABasis, dtype: torch.dtype):
+    def __init__(self, parts: Sequence[LayerSlice], basis: LoRABasis, dtype: torch.dtype):
         super().__init__()
         layers: list[BasisLayer] = [basis.layers[part.layer] for part in parts]
 
@@ -64,7 +64,7 @@ class PackedBasis(nn.Module):
     def __init__(
         self,
         basis: LoRABasis,
-        linears: Mapping[str, Sequence[Part]],
+        linears: Mapping[str, Sequence[LayerSlice]],
         dtype: torch.dtype,
         progress: Progress | None = None,
     ):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorweb_core.files.pictures import write_png
+from lorweb_core.files.image_file import write_png
 from lorweb_core.files.safetensors_writer import write_all
 from small_world.models import autoencoder
 from small_world.models import stored as models

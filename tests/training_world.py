@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens
-from lorweb_core.runtime import Part
+from lorweb_core.runtime import LayerSlice
 from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.run_folder import RunFolder
 from lorweb_core.training.seeds import generator
@@ -57,9 +57,9 @@ class TinyBase:
         torch.manual_seed(seed)
         self.model = TinyModel().to(dtype)
         self.linears = {
-            "qkv": [Part(Q, 0), Part(V, 2 * WIDTH)],
-            "modulation": [Part(MODULATION, 0)],
-            "out": [Part(OUT, 0)],
+            "qkv": [LayerSlice(Q, 0), LayerSlice(V, 2 * WIDTH)],
+            "modulation": [LayerSlice(MODULATION, 0)],
+            "out": [LayerSlice(OUT, 0)],
         }
         self.shapes = {Q: (CHANNELS, WIDTH), V: (CHANNELS, WIDTH), MODULATION: (POOLED, WIDTH), OUT: (WIDTH, CHANNELS)}
         self.device = torch.device("cpu")

@@ -62,11 +62,9 @@ def in_comfyui() -> None:
 
 def in_diffusers() -> None:
     import diffusers
-    import torch
-    from PIL import Image
 
     from lorweb_core.diffusers_backend.pipeline import run_analogy
-    from lorweb_core.files.image_file import read_image
+    from lorweb_core.files.image_file import read_image, write_png
     from small_world import install
     from small_world.models import flux as base
     from small_world.models import stored as models
@@ -93,7 +91,7 @@ def in_diffusers() -> None:
                 text_tokens=base.TEXT_TOKENS,
             )
             results.append(pictures / f"{name}-result.png")
-            Image.fromarray((made.result * 255).round().to(torch.uint8).numpy()).save(results[-1])
+            write_png(made.result, results[-1])
         show(pictures, names, results)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import LoRWebError, named, shown
 from ..routing import Tokens
-from ..runtime import Part
+from ..runtime import LayerSlice
 from ..training.data.batch import Batch, Text
 from .velocity import flux_velocity
 
@@ -46,7 +46,7 @@ class FluxBase:
         self.device = transformer.device
         self.dtype = transformer.dtype
         chosen = chosen_layers(transformer, layers)
-        self.linears = {name.removeprefix(PREFIX): [Part(name, 0)] for name in chosen}
+        self.linears = {name.removeprefix(PREFIX): [LayerSlice(name, 0)] for name in chosen}
         self.shapes = {name: (linear.in_features, linear.out_features) for name, linear in chosen.items()}
 
     @contextmanager

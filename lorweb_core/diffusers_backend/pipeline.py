@@ -22,7 +22,7 @@ from ..grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
 from ..mixture import Mixture
 from ..query import encode_query
 from ..routing import Tokens
-from ..runtime import PackedBasis, Part, RuntimeMixture
+from ..runtime import LayerSlice, PackedBasis, RuntimeMixture
 from ..triplet import rgb_image
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def attach(
     reference: size of the grid that the pipeline gives the model as reference, in pixels. device: where the model will
     run. Call it before offloading is enabled, which wraps the forward pass too.
     """
-    linears = {name.removeprefix("transformer."): [Part(name, 0)] for name in _check_layers(transformer, mixture.basis)}
+    linears = {
+        name.removeprefix("transformer."): [LayerSlice(name, 0)] for name in _check_layers(transformer, mixture.basis)
+    }
     packed = PackedBasis(mixture.basis, linears, transformer.dtype).to(device)
     runtime, forward = RuntimeMixture(mixture, strength), transformer.forward
     references = (reference.height // MULTIPLE) * (reference.width // MULTIPLE)

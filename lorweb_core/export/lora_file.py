@@ -15,13 +15,13 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..basis import Progress
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError
-from ..files.safetensors_writer import Entry, write_tensors
+from ..files.image_file import as_image
+from ..files.safetensors_writer import TensorSpec, write_tensors
 from ..mixture import Mixture
 from ..space.fingerprint import fingerprint
 
@@ -69,11 +69,11 @@ def write_lora(
     names = {name: f"transformer.{name.removeprefix('transformer.')}" for name in layers}
     entries, alphas = {}, []
     if len(set(ranks.values())) > 1:
-        entries = {f"{names[name]}.alpha": Entry(torch.float32, ()) for name in layers}
+        entries = {f"{names[name]}.alpha": TensorSpec(torch.float32, ()) for name in layers}
         alphas = [torch.tensor(float(ranks[name])) for name in layers]
     for name, layer in layers.items():
-        entries[f"{names[name]}.lora_A.weight"] = Entry(kind, (ranks[name], layer.A.shape[1]))
-        entries[f"{names[name]}.lora_B.weight"] = Entry(kind, (layer.B.shape[2], ranks[name]))
+        entries[f"{names[name]}.lora_A.weight"] = TensorSpec(kind, (ranks[name], layer.A.shape[1]))
+        entries[f"{names[name]}.lora_B.weight"] = TensorSpec(kind, (layer.B.shape[2], ranks[name]))
 
     def all_tensors() -> Iterator[Tensor]:
         yield from alphas
@@ -118,5 +118,5 @@ def is_exported(metadata: Mapping[str, str]) -> bool:
 def _data_url(picture: Tensor) -> str:
     """(h, w, 3), uint8."""
     encoded = io.BytesIO()
-    Image.fromarray(picture.numpy()).save(encoded, "JPEG", quality=85)
+    as_image(picture).save(encoded, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"

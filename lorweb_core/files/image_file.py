@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoRWebError, shown
+from .atomic import replacing
 from .tensor_files import regular_file
 
 if TYPE_CHECKING:
@@ -46,6 +47,30 @@ def read_image(path: str | Path, what: str = "The picture") -> Tensor:
     except Exception as error:  # of damaged files Pillow's plugins raise whatever comes of them
         raise LoRWebError(f"{what} {shown(path)} is not an image that can be read ({shown(error)}).") from error
     return torch.from_numpy(pixels).float().div_(255)
+
+
+def write_png(picture: Tensor, path: Path) -> Image.Image:
+    """Write a picture, (H, W, 3), float in 0–1 or uint8, and return it as it was written.
+
+    Raises LoRWebError if it cannot be written; an older one stays then.
+    """
+    image = as_image(picture)
+    with replacing(path) as file:
+        image.save(file, "PNG")
+    return image
+
+
+def as_image(picture: Tensor) -> Image.Image:
+    """Turn a picture into Pillow's: (H, W, 3), uint8, or float, which is clamped to 0–1, on any device."""
+    from PIL import Image
+
+    return Image.fromarray(as_levels(picture).numpy())
+
+
+def as_levels(picture: Tensor) -> Tensor:
+    """Round a picture, (H, W, 3), float, which is clamped to 0–1, or uint8, to uint8 on the CPU."""
+    picture = picture.cpu()
+    return (picture.float().clamp(0, 1) * 255).round().byte() if picture.is_floating_point() else picture
 
 
 class _Refused(Exception):

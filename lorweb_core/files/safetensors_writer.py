@@ -24,7 +24,7 @@ _DTYPES = {
 }
 
 
-class Entry(NamedTuple):
+class TensorSpec(NamedTuple):
     """A tensor to be written."""
 
     dtype: torch.dtype
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 def write_tensors(
     path: Path,
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, TensorSpec],
     tensors: Iterable[Tensor],
     metadata: Mapping[str, str],
     progress: Progress | None = None,
@@ -76,7 +76,7 @@ def write_tensors(
 
 def write_all(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     """Write tensors that are there already; else as `write_tensors`."""
-    entries = {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    entries = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     return write_tensors(path, entries, tensors.values(), metadata)
 
 

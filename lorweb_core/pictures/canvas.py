@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..errors import LoRWebError, shown
+from ..files.image_file import as_image
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -85,11 +86,12 @@ class Canvas:
 
     def blocks(self, at: tuple[int, int], colours: Tensor, cell: tuple[int, int]) -> None:
         """Cells of colours of their own: (rows, columns, 3), uint8."""
-        self.image.paste(Image.fromarray(colours.numpy().repeat(cell[1], 0).repeat(cell[0], 1)), at)
+        size = (colours.shape[1] * cell[0], colours.shape[0] * cell[1])
+        self.image.paste(as_image(colours).resize(size, Image.Resampling.NEAREST), at)
 
     def picture(self, at: tuple[int, int], picture: Tensor) -> None:
         """(h, w, 3), uint8, or float in 0–1."""
-        self.image.paste(Image.fromarray(_levels(picture).numpy()), at)
+        self.image.paste(as_image(picture), at)
 
     def plot(
         self,
@@ -130,7 +132,3 @@ def coloured(values: Tensor, colours: Sequence[Colour]) -> Tensor:
     stops = numpy.linspace(0, 1, len(colours))
     channels = [numpy.interp(places, stops, channel) for channel in zip(*colours, strict=True)]
     return torch.from_numpy(numpy.stack(channels, -1).round().astype(numpy.uint8))
-
-
-def _levels(picture: Tensor) -> Tensor:
-    return picture if picture.dtype == torch.uint8 else (picture.float().cpu().clamp(0, 1) * 255).round().byte()

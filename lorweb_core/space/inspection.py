@@ -128,8 +128,8 @@ def inspect_mixture(mixture: Mixture, other: Mixture | None = None, progress: Pr
 
 def inspect_batch(mixture: Mixture, other: Mixture | None = None, progress: Progress | None = None) -> list[Inspection]:
     """`inspect_mixture` for each analogy of a batch. `other` is of one analogy, or of as many."""
-    ones = mixture.apart()
-    others = [None] if other is None else other.apart()
+    ones = mixture.split()
+    others = [None] if other is None else other.split()
     if len(others) not in (1, len(ones)):
         raise LoRWebError(
             f"The mixture is of {len(ones)} analogies and the one to compare it with of {len(others)}. Give one of as "

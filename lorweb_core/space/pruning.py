@@ -42,7 +42,7 @@ def largest_shares(mixtures: Sequence[Mixture], progress: Progress | None = None
         raise LoRWebError("There is no mixture to tell which LoRAs are used. Give those that the basis is to keep.")
     for mixture in mixtures:
         check_same_basis(mixtures[0], mixture)
-    tables = [single.table for mixture in mixtures for single in mixture.apart()]
+    tables = [single.table for mixture in mixtures for single in mixture.split()]
     gram = basis_gram(mixtures[0].basis, progress)
     sizes = torch.stack([lora_sizes(gram, table) for table in tables])
     # A mixture of nothing uses nothing.

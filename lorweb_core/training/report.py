@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..files.atomic import replacing
-from ..files.pictures import write_png
+from ..files.image_file import write_png
 from ..pictures.heat_map import number
 from ..pictures.training_picture import training_picture
 from ..space.usage import Usage

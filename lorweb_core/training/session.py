@@ -11,7 +11,7 @@ import torch
 
 from ..diffusers_backend.base import FluxBase
 from ..errors import LoRWebError
-from ..files.pictures import write_png
+from ..files.image_file import write_png
 from ..space.usage import measure_usage
 from .data.batch import Batch
 from .report import write_summary

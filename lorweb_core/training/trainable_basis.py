@@ -15,9 +15,9 @@ from ..config import BasisConfig
 from ..errors import LoRWebError
 from ..query import QUERY_MODES
 from ..routing import Tokens, mixing_coefficients, token_query
-from ..runtime import Part
+from ..runtime import LayerSlice
 
-Linears = Mapping[str, Sequence[Part]]
+Linears = Mapping[str, Sequence[LayerSlice]]
 """Name of a Linear within the model → the layers of the basis that it computes; several where the model fuses them."""
 
 
@@ -131,7 +131,11 @@ class TrainableBasis(nn.Module):
         return {name: self._routed[layer] for name, layer in self.named_layers() if self._routed}
 
     def _add(
-        self, parts: Sequence[tuple[Part, TrainableLayer]], linear: nn.Module, inputs: tuple[Tensor], output: Tensor
+        self,
+        parts: Sequence[tuple[LayerSlice, TrainableLayer]],
+        linear: nn.Module,
+        inputs: tuple[Tensor],
+        output: Tensor,
     ) -> Tensor:
         (x,) = inputs
         for part, layer in parts:
@@ -143,7 +147,7 @@ class TrainableBasis(nn.Module):
                 output[..., columns] = added
         return output
 
-    def _coefficients(self, part: Part, layer: TrainableLayer, x: Tensor) -> Tensor:
+    def _coefficients(self, part: LayerSlice, layer: TrainableLayer, x: Tensor) -> Tensor:
         if self.config.external_query:
             return self._routed[layer]
         query = token_query(part.layer, x, self.tokens, self.config.query_mode, self.config.pooling_type)

@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ...lorweb_core import LoRWebError
-from ...lorweb_core.runtime import Part
+from ...lorweb_core.runtime import LayerSlice
 
 HostKeys = dict[str, str | tuple]
 """Layer of the basis → the host's weight key, or (key, (dim, offset, size)) where the host fuses layers."""
@@ -50,11 +50,11 @@ def layer_shape(model: ModelPatcher, key: str | tuple) -> tuple[int, int]:
     return linear.in_features, size or linear.out_features
 
 
-def fused(keys: HostKeys) -> dict[str, list[Part]]:
+def fused(keys: HostKeys) -> dict[str, list[LayerSlice]]:
     """Each Linear within the host's diffusion_model, and the layers that it computes."""
-    linears: dict[str, list[Part]] = {}
+    linears: dict[str, list[LayerSlice]] = {}
     for layer, key in keys.items():
         weight, (_, start, _) = key if isinstance(key, tuple) else (key, (0, 0, None))
         name = weight.removeprefix("diffusion_model.").removesuffix(".weight")
-        linears.setdefault(name, []).append(Part(layer, start))
+        linears.setdefault(name, []).append(LayerSlice(layer, start))
     return linears

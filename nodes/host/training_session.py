@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...lorweb_core import LoRABasis
-from ...lorweb_core.files.pictures import write_png
+from ...lorweb_core.files.image_file import write_png
 from ...lorweb_core.space.usage import Usage
 from ...lorweb_core.training.data.analogies import Analogy
 from ...lorweb_core.training.data.examples import Examples

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lorweb_core.files.pictures import write_png
+from lorweb_core.files.image_file import write_png
 from small_world.printed_progress import Steps
 from small_world.world.drawn_grids import draw_pairs
 from small_world.world.edits import split

@@ -23,14 +23,14 @@ from lorweb_core import LoRWebError
 from lorweb_core.files import atomic
 from lorweb_core.files.atomic import replacing
 from lorweb_core.files.locks import held
-from lorweb_core.files.safetensors_writer import Entry, write_tensors
+from lorweb_core.files.safetensors_writer import TensorSpec, write_tensors
 
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.float64])
 SHAPES = st.lists(st.integers(1, 5), min_size=0, max_size=3).map(tuple)
 
 
-def described(tensors: dict[str, torch.Tensor]) -> dict[str, Entry]:
-    return {name: Entry(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+def described(tensors: dict[str, torch.Tensor]) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
 
 
 @given(
@@ -69,7 +69,7 @@ def test_a_file_that_is_not_finished_leaves_the_old_one(tmp_path, error):
         raise error
 
     with pytest.raises(type(error)):
-        write_tensors(path, dict.fromkeys("ab", Entry(torch.float32, (2,))), tensors(), {})
+        write_tensors(path, dict.fromkeys("ab", TensorSpec(torch.float32, (2,))), tensors(), {})
     assert path.read_bytes() == b"old"
     assert left(tmp_path) == ["t.safetensors"]
 
@@ -82,7 +82,7 @@ def test_progress_may_stop_it(tmp_path):
         if done == 1:
             raise InterruptedError
 
-    entries = dict.fromkeys("abc", Entry(torch.float32, (2,)))
+    entries = dict.fromkeys("abc", TensorSpec(torch.float32, (2,)))
     with pytest.raises(LoRWebError):  # an OSError, to Python
         write_tensors(tmp_path / "t.safetensors", entries, (torch.zeros(2) for _ in "abc"), {}, progress)
     assert seen == [(0, 3), (1, 3)]
@@ -91,7 +91,7 @@ def test_progress_may_stop_it(tmp_path):
 
 def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=3_000_000))
-    entries = {"a": Entry(torch.float32, (1000, 1000))}
+    entries = {"a": TensorSpec(torch.float32, (1000, 1000))}
     with pytest.raises(LoRWebError, match=r"t\.safetensors takes 4 MB, but .* has 3 MB free"):
         write_tensors(tmp_path / "t.safetensors", entries, pytest.fail, {})
 
@@ -103,7 +103,7 @@ def test_a_folder_that_is_not_there_is_said(tmp_path):
 
 def test_a_tensor_must_be_what_was_described(tmp_path):
     with pytest.raises(ValueError, match="a is"):
-        write_tensors(tmp_path / "t", {"a": Entry(torch.float32, (2,))}, [torch.zeros(3)], {})
+        write_tensors(tmp_path / "t", {"a": TensorSpec(torch.float32, (2,))}, [torch.zeros(3)], {})
     assert left(tmp_path) == []
 
 

@@ -21,7 +21,7 @@ from lorweb_core.config import read_config
 from lorweb_core.files.new_file import written_metadata
 from lorweb_core.pictures.share_picture import draw_shares
 from lorweb_core.routing import Tokens
-from lorweb_core.runtime import PackedBasis, Part, RuntimeMixture
+from lorweb_core.runtime import LayerSlice, PackedBasis, RuntimeMixture
 from lorweb_core.space.blend import blend
 from lorweb_core.space.edit import Edit, edit
 from lorweb_core.space.merging import merge_bases
@@ -175,7 +175,7 @@ def test_an_activation_routed_merged_basis_adds_what_both_add(folder, projected,
 
 def attach(model: nn.Module, basis: LoRABasis) -> AbstractContextManager[None]:
     starts = {"transformer.transformer_blocks.0.attn.to_q": 0, "transformer.transformer_blocks.0.attn.to_k": 16}
-    packed = PackedBasis(basis, {"0": [Part(name, starts[name]) for name in basis.layers]}, torch.float32)
+    packed = PackedBasis(basis, {"0": [LayerSlice(name, starts[name]) for name in basis.layers]}, torch.float32)
     return RuntimeMixture(Mixture(basis, {}), 1.0).attached(model, packed, 2, Tokens(0, 0))
 
 
@@ -259,7 +259,7 @@ def mixtures_of(basis: LoRABasis) -> list[Mixture]:
 def test_shares_are_those_of_dense_matrices(folder):
     basis = a_basis(folder / "basis.safetensors", alpha=3.0)
     mixtures = mixtures_of(basis)
-    tables = [m for mixture in mixtures for m in mixture.apart()]
+    tables = [m for mixture in mixtures for m in mixture.split()]
     shares = []
     for mixture in tables:
         norms = [
@@ -282,7 +282,7 @@ def test_a_pruned_basis_keeps_what_its_mixtures_do(folder, softmax):
     assert kept == [0, 3]
     assert len(shares) == 4
     assert (smaller.config.loras_num, smaller.config.lora_parts, smaller.config.lora_heads) == (2, None, 2)
-    for mixture in mixtures[0], *mixtures[1].apart():
+    for mixture in mixtures[0], *mixtures[1].split():
         carried = carry_over(mixture, kept, smaller)
         assert carried.basis is smaller
         for layer, c in mixture.coefficients.items():

@@ -92,7 +92,7 @@ def test_a_single_mixture_goes_with_a_batch(basis):
     single = basis.route(torch.randn(12))
     blended = blend([single, batch], [1.0, -1.0])
     assert blended.analogies == 3
-    for index, part in enumerate(batch.apart()):
+    for index, part in enumerate(batch.split()):
         torch.testing.assert_close(blended.table[:, index], single.table - part.table)
 
 

@@ -102,7 +102,7 @@ def test_each_of_a_batch_is_edited_as_it_is_alone(basis):
     batch = basis.route(torch.randn(3, 1, 12))
     change = Edit(temperature=0.7, mute="2", top_p=0.7, renormalize=True, blocks="single")
     edited = edit(batch, change)
-    for index, one in enumerate(batch.apart()):
+    for index, one in enumerate(batch.split()):
         torch.testing.assert_close(edited.table[:, index], edit(one, change).table)
 
 

@@ -14,7 +14,7 @@ from lorweb_core import LoRABasis, LoRWebError, Mixture
 from lorweb_core.checkpoint import BasisLayer
 from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens, token_query
-from lorweb_core.runtime import PackedBasis, Part, RuntimeMixture
+from lorweb_core.runtime import LayerSlice, PackedBasis, RuntimeMixture
 
 QKV = [f"transformer.transformer_blocks.0.attn.to_{name}" for name in "qkv"]
 
@@ -32,7 +32,7 @@ def a_basis(names: list[str], fan_in: int, fan_out: int, n: int, rank: int, **co
 def attached(model: nn.Module, mixture: Mixture, pictures: int, strength: float = 1.0, references: int = 0):
     """Hook a mixture onto a Linear that computes all its layers, one after the other, as hosts fuse q, k and v."""
     sizes = [layer.B.shape[2] for layer in mixture.basis.layers.values()]
-    parts = [Part(name, sum(sizes[:i])) for i, name in enumerate(mixture.basis.layers)]
+    parts = [LayerSlice(name, sum(sizes[:i])) for i, name in enumerate(mixture.basis.layers)]
     packed = PackedBasis(mixture.basis, {"0": parts}, model[0].weight.dtype)
     return RuntimeMixture(mixture, strength).attached(model, packed, pictures, Tokens(0, references))
 

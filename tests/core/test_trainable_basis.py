@@ -29,7 +29,7 @@ from training_world import (
 from lorweb_core import LoRWebError
 from lorweb_core.config import BasisConfig
 from lorweb_core.routing import Tokens, token_query
-from lorweb_core.runtime import Part
+from lorweb_core.runtime import LayerSlice
 from lorweb_core.training.trainable_basis import TrainableBasis, TrainableLayer
 
 ROUTINGS = [
@@ -264,7 +264,7 @@ def test_models_in_half_precision_are_added_to_in_their_own_dtype():
     linear = nn.Linear(16, 16).bfloat16().requires_grad_(False)
     basis = TrainableBasis({Q: (16, 16)}, BasisConfig(loras_num=3, linear=2, lora_keys_dim=4), query=12)
     basis.layers[0].up.data.normal_()
-    basis.attach(nn.Sequential(linear), {"0": [Part(Q, 0)]})
+    basis.attach(nn.Sequential(linear), {"0": [LayerSlice(Q, 0)]})
     x, query = torch.randn(2, 40, 16).bfloat16(), torch.randn(2, 3, 4)
     coefficients = basis.route(query)
     made = linear(x)

@@ -171,7 +171,7 @@ def _is_name(text: str) -> bool:
     )
 
 
-LAYOUTS = {
+FOLDER_LAYOUTS = {
     "triplets": FolderLayout(
         lambda wanted: all(map(wanted.reader.has_folder, _target_and_control(wanted))),
         _read_triplets,
