@@ -32,10 +32,10 @@ def read_analogies(
 
     folder, control: the published folder_path and control_path; the latter is of the layout `triplets` only, and may be
     left out where both lie in `folder` as target and control. layout: one of FOLDER_LAYOUTS, or AUTO.
-    caption_ext: suffix of caption files. default_caption: where there is none. analogies_per_edit: at most so many are made of an edit's
-    pairs, chosen by the seed; triplets are taken as they are, all. Files that lack their other half are named in a
-    warning and left out. roots: all that is read must lie in one of these folders, links followed; without any, links
-    may lead everywhere. Raises LoRWebError if no analogy is found.
+    caption_ext: suffix of caption files. default_caption: where there is none. analogies_per_edit: at most so many are
+    made of an edit's pairs, chosen by the seed; triplets are taken as they are, all. Files that lack their other half
+    are named in a warning and left out. roots: all that is read must lie in one of these folders, links followed;
+    without any, links may lead everywhere. Raises LoRWebError if no analogy is found.
     """
     folder, control = Path(folder), None if control is None else Path(control)
     reader = DataReader(roots)
