@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
+from ..lorweb_core.layer_check import check_layers
 from .host import sockets
 from .host.checked_node import CheckedNode
 from .host.flux_layers import HostKeys, known_layers, layer_shape
@@ -133,19 +134,7 @@ def quantized_as(linear: nn.Module) -> str | None:
 def _host_keys(model: ModelPatcher, basis: LoRABasis) -> HostKeys:
     """Layer of the basis → the host's weight key, or (key, (dim, offset, size)) where the host fuses layers."""
     known = known_layers(model, f"{basis.name} is a basis for FLUX.1")
-    missing = [name for name in basis.layers if name not in known]
-    if missing:
-        raise LoRWebError(
-            f"The model given lacks {len(missing)} of the {len(basis.layers)} layers that {basis.name} mixes, "
-            f"{missing[0]} first: it has fewer blocks than the FLUX.1 the basis was trained on. Load FLUX.1 Kontext."
-        )
-    keys = {name: known[name] for name in basis.layers}
-    for name, key in keys.items():
-        has = layer_shape(model, key)
-        takes = (basis.layers[name].A.shape[1], basis.layers[name].B.shape[2])
-        if has != takes:
-            raise LoRWebError(
-                f"Layer {name} maps {takes[0]} to {takes[1]} values in {basis.name}, but {has[0]} to {has[1]} in the "
-                "model given. Load the FLUX.1 that the basis was trained on."
-            )
+    keys = {name: known[name] for name in basis.layers if name in known}
+    sizes = {name: layer_shape(model, key) for name, key in keys.items()}
+    check_layers(basis, sizes, "Load the FLUX.1 Kontext that the basis was trained on.")
     return keys

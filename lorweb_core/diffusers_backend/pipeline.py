@@ -19,6 +19,7 @@ from ..basis import LoRABasis, load_basis
 from ..encoder import ENCODERS, VisionEncoder, check_encoder, load_encoder
 from ..errors import LoRWebError, named, shown
 from ..grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
+from ..layer_check import check_layers
 from ..mixture import Mixture
 from ..query import encode_query
 from ..routing import Tokens
@@ -88,7 +89,7 @@ def run_analogy(
     log.info("Reading the basis")
     learned = load_basis(basis, config)
     learned.check_values()
-    _check_layers(outline(model), learned)
+    _layer_weights(outline(model), learned)
 
     log.info("Looking at the analogy")
     mixture = learned.route(_query(learned, encoder, images) if learned.config.external_query else None)
@@ -118,7 +119,7 @@ def merge(transformer: FluxTransformer2DModel, mixture: Mixture, strength: float
     """
     if not math.isfinite(strength):
         raise LoRWebError(f"strength is {strength}; expected a number, 1.0 as trained.")
-    weights = _check_layers(transformer, mixture.basis)
+    weights = _layer_weights(transformer, mixture.basis)
     with torch.no_grad():
         for name, weight in weights.items():
             # Float32 added in place to a half-precision weight is rounded once, at the end.
@@ -134,7 +135,7 @@ def attach(
     run. Call it before offloading is enabled, which wraps the forward pass too.
     """
     linears = {
-        name.removeprefix("transformer."): [LayerSlice(name, 0)] for name in _check_layers(transformer, mixture.basis)
+        name.removeprefix("transformer."): [LayerSlice(name, 0)] for name in _layer_weights(transformer, mixture.basis)
     }
     packed = PackedBasis(mixture.basis, linears, transformer.dtype).to(device)
     runtime, forward = RuntimeMixture(mixture, strength), transformer.forward
@@ -149,25 +150,17 @@ def attach(
     transformer.forward = mixed
 
 
-def _check_layers(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict[str, Tensor]:
-    """The transformer's weight of every layer of the basis, by the basis's name for the layer."""
+def _layer_weights(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict[str, Tensor]:
+    """Find the transformer's weight of every layer of the basis, by the basis's name for the layer.
+
+    Raises LoRWebError if one is missing or of another size.
+    """
     known = dict(transformer.named_parameters())
     keys = {name: f"{name.removeprefix('transformer.')}.weight" for name in basis.layers}
-    missing = [name for name, key in keys.items() if key not in known]
-    if missing:
-        raise LoRWebError(
-            f"The model given lacks {len(missing)} of the {len(keys)} layers that {named(basis.name)} mixes, "
-            f"{named(missing[0])} first. Give the FLUX.1-Kontext that the basis was trained on."
-        )
-    for name, key in keys.items():
-        has = tuple(known[key].shape[::-1])
-        takes = (basis.layers[name].A.shape[1], basis.layers[name].B.shape[2])
-        if has != takes:
-            raise LoRWebError(
-                f"Layer {named(name)} maps {takes[0]} to {takes[1]} values in {named(basis.name)}, but is {has} in "
-                "the model given. Give the FLUX.1-Kontext that the basis was trained on."
-            )
-    return {name: known[key] for name, key in keys.items()}
+    weights = {name: known[key] for name, key in keys.items() if key in known}
+    sizes = {name: tuple(weight.shape[::-1]) for name, weight in weights.items()}
+    check_layers(basis, sizes, "Give the FLUX.1-Kontext that the basis was trained on.")
+    return weights
 
 
 def outline(model: str | Path) -> FluxTransformer2DModel:
