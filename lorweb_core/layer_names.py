@@ -35,6 +35,15 @@ class LayerName(NamedTuple):
     """One of STREAMS."""
 
 
+class LayerGroup(NamedTuple):
+    """Hold the layers of one kind and stream."""
+
+    kind: str
+    stream: str
+    layers: list[int]
+    """Positions among the names that were given, in the order of their blocks."""
+
+
 @cache
 def parse(name: str) -> LayerName:
     """`transformer.transformer_blocks.3.attn.to_q` → ('double', 3, 'attention', 'image')."""
@@ -45,6 +54,16 @@ def parse(name: str) -> LayerName:
         kind = "modulation"
     stream = "both" if block != "double" else "text" if _TEXT_STREAM.match(rest) else "image"
     return LayerName(block, index, kind, stream)
+
+
+def grouped(names: Iterable[str]) -> list[LayerGroup]:
+    """Group layers by kind and stream, in the order of KINDS and of STREAMS; groups without a layer are left out."""
+    parsed = [parse(name) for name in names]
+    in_order = sorted(range(len(parsed)), key=lambda i: (parsed[i].block, parsed[i].index))
+    members = {(kind, stream): [] for kind in KINDS for stream in STREAMS}
+    for i in in_order:
+        members[parsed[i].kind, parsed[i].stream].append(i)
+    return [LayerGroup(*what, layers) for what, layers in members.items() if layers]
 
 
 def select(names: Iterable[str], blocks: str = "all", kind: str = "all", stream: str = "all") -> list[bool]:

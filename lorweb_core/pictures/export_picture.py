@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from ..export.report import LayerReport, Report
-from ..layer_names import KINDS, STREAMS, parse
+from ..export.report import Report, total_error
+from ..layer_names import grouped
 from .canvas import Canvas
 from .images import elided
 
@@ -86,17 +86,11 @@ def _draw_groups(canvas: Canvas, report: Report, at: tuple[int, int]) -> None:
 
 def _groups(report: Report) -> list[tuple[str, float, int]]:
     """Label, error over the group, number of layers."""
-    found: dict[tuple[str, str], list[LayerReport]] = {}
-    for name, layer in report.layers.items():
-        place = parse(name)
-        found.setdefault((place.kind, place.stream), []).append(layer)
-    groups = []
-    for key in ((kind, stream) for kind in KINDS for stream in STREAMS):
-        if layers := found.get(key):
-            size = math.fsum(layer.size**2 for layer in layers)
-            left = math.fsum((layer.error * layer.size) ** 2 for layer in layers)
-            label = f"{key[0]}, {'both streams' if key[1] == 'both' else key[1]}"
-            groups.append((label, (left / size) ** 0.5 if size else 0.0, len(layers)))
+    groups, names = [], list(report.layers)
+    for kind, stream, members in grouped(names):
+        reports = {names[i]: report.layers[names[i]] for i in members}
+        label = f"{kind}, {'both streams' if stream == 'both' else stream}"
+        groups.append((label, total_error(reports), len(reports)))
     return groups
 
 

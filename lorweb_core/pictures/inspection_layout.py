@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..layer_names import KINDS, STREAMS, parse
+from ..layer_names import grouped, parse
 from ..space.inspection import Inspection
 
 MARGIN = 24
@@ -78,16 +78,11 @@ def layout_for(inspection: Inspection) -> Layout:
 
 def _group(layers: Sequence[str], top: int, row: int) -> tuple[list[Group], int]:
     """The groups that there are, from `top` downwards, and where the last one ends."""
-    names, groups = [parse(name) for name in layers], []
-    for kind in KINDS:
-        for stream in STREAMS:
-            members = [i for i, name in enumerate(names) if (name.kind, name.stream) == (kind, stream)]
-            if not members:
-                continue
-            members.sort(key=lambda i: (names[i].block, names[i].index))
-            height = max(SLOT, len(members) * row)
-            blocks = [(names[i].block, names[i].index) for i in members]
-            inside = top + (height - len(members) * row) // 2
-            groups.append(Group(kind, stream, members, blocks, inside, (top, top + height)))
-            top += height + 8
+    groups = []
+    for kind, stream, members in grouped(layers):
+        height = max(SLOT, len(members) * row)
+        blocks = [parse(layers[i])[:2] for i in members]
+        inside = top + (height - len(members) * row) // 2
+        groups.append(Group(kind, stream, members, blocks, inside, (top, top + height)))
+        top += height + 8
     return groups, top - 8

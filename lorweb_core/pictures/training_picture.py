@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..layer_names import KINDS, STREAMS, parse
+from ..layer_names import grouped
 from ..training.loss_curve import mean_width, recent_loss, running_mean, seconds_per_step
 from .axis import Axis, linear_axis, log_axis, whole_axis
 from .canvas import Canvas
@@ -109,18 +108,11 @@ Groups = list[tuple[str, str, list[int], int]]
 def _rows(usage: Usage, top: int) -> tuple[int, int, Groups, int]:
     """Height of a layer's row, width of a LoRA's column, the layers by what they do, and where the last row ends."""
     count, n = usage.layer_shares.shape
-    names = [parse(name) for name in usage.layers]
     row = min(24, max(1, 760 // count if count < 190 else 1000 // count))
     cell = min(48, max(1, 480 // n))
-
-    def group(index: int) -> tuple[int, int]:
-        return KINDS.index(names[index].kind), STREAMS.index(names[index].stream)
-
-    order = sorted(range(count), key=lambda i: (*group(i), names[i].block, names[i].index))
     groups: Groups = []
-    for (kind, stream), members in groupby(order, group):
-        layers = list(members)
-        groups.append((KINDS[kind], STREAMS[stream], layers, top))
+    for kind, stream, layers in grouped(usage.layers):
+        groups.append((kind, stream, layers, top))
         # Room for the group's two lines of name, however few layers it has.
         top += max(len(layers) * row, 34) + GROUP_GAP
     return row, cell, groups, top - GROUP_GAP
