@@ -127,6 +127,20 @@ def resize(images: Tensor, size: Size) -> Tensor:
     return pixels.clamp(0, 1).movedim(1, -1)
 
 
+def fit_inside(image: Tensor, box: Size, enlarge: bool = True) -> Tensor:
+    """Scale an image, (H, W, 3), in its own shape to the largest size that the box holds; on the CPU."""
+    size = scaled_inside(Size(*image.shape[:2]), box, enlarge)
+    return resize(image[None].float().cpu(), size)[0]
+
+
+def scaled_inside(shape: Size, box: Size, enlarge: bool = True) -> Size:
+    """Return the largest size of this shape that the box holds, 1 pixel a side at least."""
+    scale = min(box.height / shape.height, box.width / shape.width)
+    if not enlarge:
+        scale = min(1.0, scale)
+    return Size(max(1, round(shape.height * scale)), max(1, round(shape.width * scale)))
+
+
 def _check_fit(fit: str) -> None:
     if fit not in FITS:
         raise LoRWebError(f"fit is {shown(fit)}; expected one of: {', '.join(FITS)}.")
@@ -152,6 +166,5 @@ def fitted(image: Tensor, cell: Size, shape: Size, fit: str) -> Tensor:
 
 def _inside(shape: Size, frame: Size) -> tuple[int, int, Size]:
     """The largest box of this shape in the middle of a frame: top, left, size."""
-    scale = min(frame.height / shape.height, frame.width / shape.width)
-    size = Size(max(1, round(shape.height * scale)), max(1, round(shape.width * scale)))
+    size = scaled_inside(shape, frame)
     return (frame.height - size.height) // 2, (frame.width - size.width) // 2, size

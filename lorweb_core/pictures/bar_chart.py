@@ -8,9 +8,9 @@ from torch import Tensor
 
 from .axis import linear_axis
 from .canvas import Canvas
+from .captions import wrapped
 from .heat_map import SMALL, number
 from .line_chart import LEFT, RIGHT, draw_head, draw_legend, series_colour
-from .strip import wrapped
 
 PLOT = 300
 """Height of the plot, pixels."""

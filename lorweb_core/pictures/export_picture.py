@@ -9,7 +9,7 @@ from torch import Tensor
 from ..export.report import Report, total_error
 from ..layer_names import grouped
 from .canvas import Canvas
-from .images import elided
+from .captions import elided
 
 WIDTH, HEIGHT = 960, 470
 # Errors are drawn on a logarithmic scale of so many decades below 100 %.

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..grid import Size, resize
+from ..grid import Size, fit_inside
 from ..space.inspection import Inspection
 from .canvas import Canvas, Colour, coloured
+from .captions import elided
 from .heat_map import SMALL, Scale, bars, blended, colour_bar, index_ticks, number, scale_for, step_for
-from .images import elided
 from .inspection_layout import BARS, GAP, MARGIN, PROFILE, Layout, layout_for
 from .thumbnails import Thumbnails
 
@@ -94,19 +94,12 @@ def _thumbnails(canvas: Canvas, at: tuple[int, int], layout: Layout, shown: Sequ
     fit = max(1, (end - at[0] + GAP) // (triplet + GAP))
     for index, thumbnails in enumerate(shown[:fit]):
         for place, (name, image) in enumerate(zip(("a", "a'", "b"), thumbnails, strict=True)):
-            small = _fitted(image, side)
+            small = fit_inside(image / 255, Size(side, side), enlarge=False)
             left = at[0] + index * (triplet + GAP) + place * (side + 8)
             canvas.picture((left + (side - small.shape[1]) // 2, at[1] + side - small.shape[0]), small)
             canvas.text((left + side / 2, at[1] + side + 5), name, 13, canvas.theme.faint, "ma")
     if len(shown) > fit:
         canvas.text((end, at[1] + side + 5), f"+ {len(shown) - fit} more", SMALL, canvas.theme.faint, "ra")
-
-
-def _fitted(image: Tensor, side: int) -> Tensor:
-    """At most `side` pixels high and wide."""
-    height, width = image.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    return resize(image[None].float() / 255, Size(max(1, round(height * scale)), max(1, round(width * scale))))[0]
 
 
 def _sizes(canvas: Canvas, left: int, layout: Layout, view: Inspection, most: float, colour: Colour, name: str) -> None:

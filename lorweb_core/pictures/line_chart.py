@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .axis import Axis, linear_axis
 from .canvas import Canvas, Colour, Point, Theme
+from .captions import ascii_text, elided
 from .heat_map import SMALL, blended
-from .images import ascii_text, elided
 
 WIDTH, HEIGHT = 720, 420
 """Pixels of a chart."""

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..grid import Size
+from ..grid import Size, fit_inside
 from ..score import Score, unchanged
 from ..triplet import Triplet
 from .canvas import Canvas
-from .images import fit_inside
 
 CELL_AREA = 200**2
 """Pixels of a cell, which has b's shape."""

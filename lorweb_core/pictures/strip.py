@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..errors import LoRWebError
-from ..grid import Size
+from ..grid import Size, fit_inside
 from ..triplet import each_image
 from .canvas import Canvas
-from .images import ascii_text, fit_inside
+from .captions import ascii_text, wrapped
 
 HEIGHT = 512
 """Pixels of the pictures, if none of them is lower."""
@@ -20,8 +20,6 @@ ROW = 8
 
 WIDEST = 4
 """A picture's width is at most this many times the common height; a wider one becomes lower."""
-
-CAPTION_LINES = 3
 
 
 def strip(
@@ -38,7 +36,7 @@ def strip(
         raise LoRWebError(f"height is {height} pixels; expected at least 16.")
     height = min(height, max(image.shape[0] for image in given))
     box = Size(height, WIDEST * height)
-    pictures = [fit_inside(image, box) for image in given]
+    pictures = [fit_inside(image.nan_to_num(0.0), box) for image in given]
     texts = [*(ascii_text(text) for text in captions or ())][: len(pictures)]
     texts += [""] * (len(pictures) - len(texts))
 
@@ -63,25 +61,3 @@ def strip(
             left += width + gap
         top += height + gap + text_height + (gap // 2 if text_height else 0)
     return canvas.tensor()
-
-
-def wrapped(canvas: Canvas, text: str, width: int, size: int) -> list[str]:
-    """Lines of words no wider than `width` pixels, at most CAPTION_LINES; what is too long ends in dots."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and canvas.text_width(f"{lines[-1]} {word}", size) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    if len(lines) > CAPTION_LINES:
-        lines[CAPTION_LINES - 1 :] = [lines[CAPTION_LINES - 1] + " ..."]
-    return [_cut(canvas, line, width, size) for line in lines]
-
-
-def _cut(canvas: Canvas, line: str, width: int, size: int) -> str:
-    if canvas.text_width(line, size) <= width:
-        return line
-    line = line.removesuffix(" ...")
-    while line and canvas.text_width(f"{line}...", size) > width:
-        line = line[:-1]
-    return f"{line}..."

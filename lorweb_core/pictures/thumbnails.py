@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..grid import Size, resize
+from ..files.image_file import as_levels
+from ..grid import Size, fit_inside
 from ..triplet import Triplet
 
 LONGEST_SIDE = 128
@@ -37,10 +38,7 @@ def make_thumbnails(analogies: Sequence[Triplet]) -> tuple[Thumbnails, ...]:
 
 def thumbnail(image: Tensor) -> Tensor:
     """(H, W, 3), float in 0–1 → (h, w, 3), uint8, on the CPU, not enlarged."""
-    height, width = image.shape[:2]
-    scale = min(1.0, LONGEST_SIDE / max(height, width))
-    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
-    return (resize(image[None].float().cpu(), size)[0].clamp(0, 1) * 255).round().byte()
+    return as_levels(fit_inside(image, Size(LONGEST_SIDE, LONGEST_SIDE), enlarge=False))
 
 
 def contact_sheet(thumbnails: Sequence[Thumbnails], background: float = 0.1) -> Tensor:

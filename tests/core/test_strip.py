@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorweb_core import LoRWebError
-from lorweb_core.pictures.images import ascii_text
+from lorweb_core.pictures.captions import ascii_text
 from lorweb_core.pictures.strip import strip
 
 DARK = (24, 26, 30)

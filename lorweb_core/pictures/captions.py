@@ -1,13 +1,16 @@
-"""Pictures and captions as people give them, made ready to be drawn."""
+"""Captions as people give them, made ready to be drawn."""
 
 from __future__ import annotations
 
 import unicodedata
 
-from torch import Tensor
-
-from ..grid import Size, resize
 from .canvas import Canvas
+
+LINES = 3
+"""The most lines that a caption is wrapped into."""
+
+_LONGEST = 2000
+"""Characters of a text that are looked at."""
 
 # What people type that no decomposition brings to ASCII.
 _ASCII = str.maketrans(
@@ -18,17 +21,6 @@ _ASCII = str.maketrans(
         **{"×": "x", "→": "->", "·": ".", "•": "*", "ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "ł": "l"},
     }
 )
-
-
-def fit_inside(image: Tensor, box: Size) -> Tensor:
-    """(H, W, 3) → scaled up or down, in its own shape, to the largest size that the box holds; on the CPU."""
-    height, width = image.shape[:2]
-    scale = min(box.height / height, box.width / width)
-    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
-    return resize(image[None].float().cpu().nan_to_num(0.0), size)[0]
-
-
-_LONGEST = 2000
 
 
 def ascii_text(text: str) -> str:
@@ -54,3 +46,25 @@ def elided(canvas: Canvas, text: str, size: int, width: float) -> str:
         kept -= 1
         short = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
     return short
+
+
+def wrapped(canvas: Canvas, text: str, width: int, size: int) -> list[str]:
+    """Lines of words no wider than `width` pixels, at most LINES; what is too long ends in dots."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and canvas.text_width(f"{lines[-1]} {word}", size) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    if len(lines) > LINES:
+        lines[LINES - 1 :] = [lines[LINES - 1] + " ..."]
+    return [_cut(canvas, line, width, size) for line in lines]
+
+
+def _cut(canvas: Canvas, line: str, width: int, size: int) -> str:
+    if canvas.text_width(line, size) <= width:
+        return line
+    line = line.removesuffix(" ...")
+    while line and canvas.text_width(f"{line}...", size) > width:
+        line = line[:-1]
+    return f"{line}..."
