@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 from lorweb_core.files.atomic import replacing
 from lorweb_core.files.image_file import write_png
-from lorweb_core.pictures.bar_chart import bar_chart
+from lorweb_core.pictures.chart import bar_chart
 from small_world.study import RESULTS, VARIANTS, read
 
 DOCS = RESULTS.parent

@@ -10,6 +10,7 @@ from ..export.report import Report, total_error
 from ..layer_names import grouped
 from .canvas import Canvas
 from .captions import elided
+from .chart import draw_level
 
 WIDTH, HEIGHT = 960, 470
 # Errors are drawn on a logarithmic scale of so many decades below 100 %.
@@ -79,8 +80,8 @@ def _draw_groups(canvas: Canvas, report: Report, at: tuple[int, int]) -> None:
         top = at[1] + 30 + 38 * row
         canvas.text((at[0], top), label, 13)
         canvas.text((at[0] + _BAR, top), _layers(count), 13, canvas.theme.faint, "ra")
-        canvas.box((at[0], top + 19), _BAR, 9, canvas.theme.sequential[0])
-        canvas.box((at[0], top + 19), round(_BAR * error / most), 9, canvas.theme.series[0])
+        track, colour = canvas.theme.sequential[0], canvas.theme.series[0]
+        draw_level(canvas, (at[0], top + 19), (_BAR, 9), error / most, colour, track)
         canvas.text((at[0] + _BAR + 10, top + 24), percent(error), 13, anchor="lm")
 
 

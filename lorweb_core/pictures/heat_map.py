@@ -56,35 +56,6 @@ def index_ticks(canvas: Canvas, at: tuple[float, float], labels: Sequence[int], 
         canvas.text((at[0] + (column + 0.5) * cell, at[1]), str(labels[column]), SMALL, canvas.theme.faint, "ma")
 
 
-def bars(
-    canvas: Canvas,
-    at: tuple[float, float],
-    height: int,
-    values: Tensor,
-    most: float,
-    cell: int,
-    colour: Colour,
-    labelled: int = 5,
-) -> None:
-    """Bars upwards from `at`, one per column, `height` for the value `most`; over the highest their indices."""
-    gap = 0 if cell < 3 else 1 if cell < 12 else 2
-    tops = [at[1] - height * value / most if most > 0 else at[1] for value in values.tolist()]
-    for column, top in enumerate(tops):
-        canvas.box((at[0] + column * cell, round(top)), cell - gap, at[1] - round(top), colour)
-    canvas.line([at, (at[0] + len(tops) * cell - 1, at[1])])
-    taken: list[tuple[float, float]] = []
-    for column in values.argsort(descending=True, stable=True).tolist():
-        if len(taken) == labelled:
-            break
-        middle, half = at[0] + (column + 0.5) * cell, canvas.text_width(str(column), SMALL) / 2 + 2
-        free = all(middle + half <= left or right <= middle - half for left, right in taken)
-        # Nor may a label lie on a higher bar beside its own.
-        beside = tops[max(0, int((middle - half - at[0]) // cell)) : int((middle + half - at[0]) // cell) + 1]
-        if free and tops[column] < at[1] - 1 and min(beside) >= tops[column] - 2:
-            canvas.text((middle, tops[column] - 3), str(column), SMALL, anchor="ms")
-            taken.append((middle - half, middle + half))
-
-
 def colour_bar(canvas: Canvas, at: tuple[int, int], width: int, scale: Scale, what: str) -> None:
     """A legend: the scale's colours, the numbers at its ends (and 0 in its middle), and beneath what they mean."""
     canvas.cells(at, torch.linspace(0, 1, width)[None], (1, 10), scale.colours)

@@ -12,7 +12,8 @@ from ..grid import Size, fit_inside
 from ..space.inspection import Inspection
 from .canvas import Canvas, Colour, coloured
 from .captions import elided
-from .heat_map import SMALL, Scale, bars, blended, colour_bar, index_ticks, number, scale_for, step_for
+from .chart import bars, draw_level
+from .heat_map import SMALL, Scale, blended, colour_bar, index_ticks, number, scale_for, step_for
 from .inspection_layout import BARS, GAP, MARGIN, PROFILE, Layout, layout_for
 from .thumbnails import Thumbnails
 
@@ -173,6 +174,6 @@ def _profile(
             for row, value in enumerate(values[group.layers].tolist()):
                 y, x = group.top + row * layout.row, left + (value - low) / (high - low) * PROFILE
                 if len(series) == 1:
-                    canvas.box((left, y), round(x - left), layout.row - gap, colour)
+                    draw_level(canvas, (left, y), (PROFILE, layout.row - gap), (value - low) / (high - low), colour)
                 else:
                     canvas.box((round(x) - 2, y + index * apart), 4, mark, colour)

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..grid import Size, fit_inside
 from ..score import Score, unchanged
 from ..triplet import Triplet
-from .canvas import Canvas
+from .canvas import Canvas, Colour
+from .chart import draw_level
 
 CELL_AREA = 200**2
 """Pixels of a cell, which has b's shape."""
@@ -90,20 +91,19 @@ def _bars(canvas: Canvas, score: Score, left: int, top: int, width: int) -> None
     track = canvas.theme.diverging[len(canvas.theme.diverging) // 2]
     middle = start + length / 2
 
-    def bar(name: str, number: str, y: int, begin: float, size: float, colour) -> None:
+    def bar(name: str, number: str, y: int, begin: float, part: float, colour: Colour) -> None:
         canvas.text((left, y + thick / 2), name, 14, anchor="lm")
-        canvas.box((start, y), length, thick, track)
-        canvas.box((round(begin), y), round(size), thick, colour)
+        draw_level(canvas, (start, y), (length, thick), part, colour, track, begin)
         canvas.text((left + width, y + thick / 2), number, 14, anchor="rm")
 
-    half = abs(score.follows) * length / 2
-    follows = (middle, blue) if score.follows >= 0 else (middle - half, orange)
-    bar("follows", f"{round(score.follows, 2) + 0.0:.2f}", top, follows[0], half, follows[1])
+    half = abs(score.follows) / 2
+    begin, colour = (0.5, blue) if score.follows >= 0 else (0.5 - half, orange)
+    bar("follows", f"{round(score.follows, 2) + 0.0:.2f}", top, begin, half, colour)
     canvas.line([(middle, top - 3), (middle, top + thick + 2)])
     if score.kept is None:
-        bar("kept", "none", top + BAR, start, 0, green)
+        bar("kept", "none", top + BAR, 0, 0, green)
     else:
-        bar("kept", f"{score.kept:.2f}", top + BAR, start, score.kept * length, green)
+        bar("kept", f"{score.kept:.2f}", top + BAR, 0, score.kept, green)
 
 
 def _mark(canvas: Canvas, left: int, top: int, width: int, height: int) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from .canvas import Canvas
+from .chart import draw_upright
 
 
 def draw_shares(shares: Tensor, share: float, theme: str = "dark") -> Tensor:
     """A bar for each LoRA, as high as its largest share, and the line that those kept reach: (H, W, 3)."""
     left, top, height, step = 64, 64, 220, min(80, max(22, 640 // len(shares)))
-    width = step * len(shares)
+    width, base = step * len(shares), top + height
     canvas = Canvas(left + max(width, 280) + 24, top + height + 56, theme)
     used, dropped = canvas.theme.series[0], canvas.theme.faint
     kept = int((shares >= share).sum())
@@ -22,11 +23,11 @@ def draw_shares(shares: Tensor, share: float, theme: str = "dark") -> Tensor:
         canvas.line([(left, y), (left + width, y)])
         canvas.text((left - 8, y), f"{tick * highest:.1%}", 13, canvas.theme.faint, "rm")
     for index, value in enumerate(shares.tolist()):
-        bar = round(height * value / highest)
-        x = left + index * step
+        colour = used if value >= share else dropped
+        bar, x = round(height * value / highest), left + index * step
         # Even what is next to nothing shows as a line.
-        canvas.box((x + 3, top + height - max(2, bar)), step - 6, max(2, bar), used if value >= share else dropped)
-        canvas.text((x + step / 2, top + height + 6), str(index), 12, used if value >= share else dropped, "ma")
+        draw_upright(canvas, x + 3, step - 6, (base, base - bar), colour, 2)
+        canvas.text((x + step / 2, top + height + 6), str(index), 12, colour, "ma")
     y = top + height * (1 - share / highest)
     canvas.line([(left, y), (left + width, y)], canvas.theme.series[1], 2)
     canvas.text((left, top + height + 28), f"line: share {share:.2%}", 13, canvas.theme.series[1])

@@ -7,7 +7,8 @@ from torch import Tensor
 from ..space.similarity import Similarity
 from .canvas import Canvas
 from .captions import elided
-from .heat_map import SMALL, bars, blended, colour_bar, index_ticks, number, scale_for, step_for
+from .chart import bars
+from .heat_map import SMALL, blended, colour_bar, index_ticks, number, scale_for, step_for
 
 MARGIN = 24
 LABELS = 40

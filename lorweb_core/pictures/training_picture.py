@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ..layer_names import grouped
 from ..training.loss_curve import mean_width, recent_loss, running_mean, seconds_per_step
-from .axis import Axis, linear_axis, log_axis, whole_axis
 from .canvas import Canvas
-from .heat_map import SMALL, Scale, bars, blended, colour_bar, index_ticks, number
-from .line_chart import Line, draw_lines
+from .chart import Axis, Line, bars, draw_level, draw_lines, linear_axis, log_axis, whole_axis
+from .heat_map import SMALL, Scale, blended, colour_bar, index_ticks, number
 
 if TYPE_CHECKING:
     from ..space.usage import Usage
@@ -164,7 +163,7 @@ def _draw_entropy(canvas: Canvas, usage: Usage, groups: Groups, at: tuple[int, i
         canvas.box((left, top), ENTROPY, row * len(layers), track)
         for place, value in enumerate(usage.entropy[layers].tolist()):
             gap = 1 if row > 4 else 0
-            canvas.box((left, top + place * row), round(value * ENTROPY), row - gap, theme.series[2])
+            draw_level(canvas, (left, top + place * row), (ENTROPY, row - gap), value, theme.series[2])
     canvas.line([(left + mean * ENTROPY, groups[0][3]), (left + mean * ENTROPY, end)], theme.series[1], 2)
     for place, text, anchor in ((0, "0 one", "la"), (1, "even 1", "ra")):
         for y in (base + 5, end + 4):
