@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """One subcommand."""
+    """Describe one subcommand."""
 
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
@@ -168,7 +168,7 @@ def _analogy(arguments: argparse.Namespace) -> None:
 
 
 def _log_phases() -> None:
-    """Our phases on stdout. Of the libraries' remarks none: stderr is for errors and the sampling bar."""
+    """Log our phases on stdout, and no remarks of the libraries: stderr is for errors and the sampling bar."""
     import diffusers
     import huggingface_hub
     import transformers
@@ -210,7 +210,7 @@ def _check_output(out: Path) -> str:
 
 
 def _write_images(images: dict[Path, Tensor], kind: str) -> None:
-    """Write all or none: what goes first takes its place last."""
+    """Write all pictures or none: what goes first takes its place last."""
     from .files.image_file import as_image
 
     options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}

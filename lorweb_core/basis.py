@@ -30,12 +30,12 @@ _ROWS = 4096
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LoRABasis:
-    """Layers by name, `transformer.` included. Their tensors are views of the memory-mapped file."""
+    """Hold a basis: its layers by name, `transformer.` included. Their tensors are views of the memory-mapped file."""
 
     layers: dict[str, BasisLayer]
     config: BasisConfig
     identity: tuple[FileIdentity, ...]
-    """Of the checkpoint's file; of one in several files its index first, then theirs."""
+    """Identity of the checkpoint's file; of one in several files that of its index first, then theirs."""
 
     def __repr__(self) -> str:
         return f"<LoRABasis {shown(self.name) if self.identity else ''}, {len(self.layers)} layers>"
@@ -46,7 +46,7 @@ class LoRABasis:
 
     @property
     def query_width(self) -> int:
-        """Q, the length of the query that all layers of a basis with an external query take."""
+        """Return Q, the length of the query that all layers of a basis with an external query take."""
         return next(iter(self.layers.values())).query_width
 
     def route(self, query: Tensor | None = None) -> Mixture:
@@ -85,7 +85,7 @@ class LoRABasis:
         return Mixture(self, dict(zip(self.layers, coefficients, strict=True)))
 
     def _queries(self, query: Tensor | None) -> Tensor:
-        """Any form of the query → (n, t, Q), float32 on the CPU: t queries of each of n analogies."""
+        """Bring any form of the query to (n, t, Q), float32 on the CPU: t queries of each of n analogies."""
         trained = f"it was trained with {self.config.external_query_model} and query mode {self.config.query_mode}"
         if query is None:
             raise LoRWebError(
@@ -107,7 +107,7 @@ class LoRABasis:
         return query
 
     def _coefficients(self, layers: list[BasisLayer], rows: Tensor, n: int, t: int) -> Tensor:
-        """Of some layers, (layers, n, N), for the queries `rows`, (Q, n·t), of n analogies."""
+        """Compute the coefficients of some layers, (layers, n, N), for the queries `rows`, (Q, n·t), of n analogies."""
         keys = torch.stack([layer.keys for layer in layers]).float()
         if layers[0].projection is None:
             projected = rows.expand(len(layers), -1, -1)
@@ -126,7 +126,7 @@ class LoRABasis:
         )
 
     def check_values(self, progress: Progress | None = None) -> None:
-        """Read every value once per file.
+        """Check that all values are finite, reading each once per file.
 
         Raises LoRWebError on the first layer with NaN or infinity, or whose A, B and scale can make a ΔW with them.
         """

@@ -23,7 +23,7 @@ Sources = Mapping[str, Sequence[BasisLayer]]
 
 _MARK = {"lorweb.format": "lorweb basis 1"}
 _EARLIER = ({"training_config", "steps"}, {"pruned_from", "kept"}, {"merged_from"})
-"""What bases had in their metadata before there was the mark."""
+"""Metadata that bases had before there was the mark."""
 
 
 def is_written_basis(metadata: Mapping[str, str]) -> bool:
@@ -76,7 +76,9 @@ def write_basis(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Tensors are only copied here, which more threads hardly speed up, and theirs wait for the one that writes by
+    """Keep torch to one thread within.
+
+    Tensors are only copied there, which more threads hardly speed up, and theirs wait for the one that writes by
     spinning: on two busy cores all takes four times as long.
     """
     threads = torch.get_num_threads()
@@ -92,7 +94,7 @@ def _geometry(layers: Sequence[BasisLayer]) -> tuple:
 
 
 def _tensors(name: str, layer: BasisLayer) -> dict[str, Tensor]:
-    """A layer under the published names; its scale as an alpha, where it is not the 1 that is taken without."""
+    """Give a layer under the published names; its scale as an alpha, where it is not the 1 that is taken without."""
     held = {f"{name}.{published}": getattr(layer, role) for role, published in PUBLISHED.items()}
     tensors = {key: values for key, values in held.items() if values is not None}
     if layer.scale != 1:
@@ -101,7 +103,7 @@ def _tensors(name: str, layer: BasisLayer) -> dict[str, Tensor]:
 
 
 def _routing_document(config: BasisConfig, layer: BasisLayer) -> dict[str, Any]:
-    """As trainers write it, of what routing needs. `layer` gives the sizes."""
+    """Make the config of what routing needs, as trainers write it. `layer` gives the sizes."""
     rank = layer.A.shape[2]
     loras_num, keys_dim = layer.keys.shape
     told = asdict(replace(config, loras_num=loras_num, lora_keys_dim=keys_dim))

@@ -13,7 +13,7 @@ from .files.tensor_files import read_tensors
 
 
 class BasisLayer(NamedTuple):
-    """The basis of one Linear layer, in the file's dtype."""
+    """Hold the basis of one Linear layer, in the file's dtype."""
 
     A: Tensor
     """(N, in, r)"""
@@ -24,16 +24,16 @@ class BasisLayer(NamedTuple):
     projection: Tensor | None
     """W_q, (D, Q); None where the keys are compared with the query itself, D = Q."""
     scale: float = 1.0
-    """alpha / r where the file has an alpha."""
+    """Factor of ΔW: alpha / r where the file has an alpha."""
 
     @property
     def query_width(self) -> int:
-        """Q, the length of the query that this layer takes."""
+        """Return Q, the length of the query that this layer takes."""
         return (self.keys if self.projection is None else self.projection).shape[1]
 
     @property
     def fits_own_input(self) -> bool:
-        """Whether the layer's own input can be its query, as in activation-routed bases."""
+        """Tell whether the layer's own input can be its query, as in activation-routed bases."""
         return self.query_width == self.A.shape[1]
 
 
@@ -49,8 +49,8 @@ ROLES = {
 }
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST = 1e28
-"""What a scale, and each value of ΔW for coefficients up to 1, may come to: float32 ends at 3.4e38, and edited
-coefficients, strengths and the layers' inputs still go onto it.
+"""Limit of a scale, and of each value of ΔW for coefficients up to 1: float32 ends at 3.4e38, and edited coefficients,
+strengths and the layers' inputs still go onto it.
 """
 PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
 
@@ -156,7 +156,7 @@ def _check_geometry(file: str, layers: dict[str, BasisLayer]) -> None:
 
 
 def _check_shared(file: str, geometries: dict[tuple, str]) -> None:
-    """What all layers have in common: N, D and the query, unless every layer is routed by its own input."""
+    """Check what all layers have in common: N, D and the query, unless every layer is routed by its own input."""
     own_input = all(last[1] == A[1] for A, _, _, last, *_ in geometries)
     first: tuple[str, tuple[int, ...]] | None = None
     for (A, _, keys, last, *_, projected), name in geometries.items():

@@ -16,7 +16,7 @@ from .query import encode_queries
 from .triplet import Triplet
 
 DEMONSTRATIONS = ("mean of queries", "mean of coefficients")
-"""How several pairs become one mixture: averaged before the basis is asked, or after."""
+"""Ways in which several pairs become one mixture: averaged before the basis is asked, or after."""
 
 
 def mix(

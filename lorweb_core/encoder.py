@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An image encoder that bases are trained with."""
+    """Describe an image encoder that bases are trained with."""
 
     family: str
-    """One of FAMILIES."""
+    """Name of its family, one of FAMILIES."""
     image_size: int
     """Pixels a side."""
     width: int
-    """E, of the embedding."""
+    """E, the length of an embedding."""
     token_width: int | None
-    """W, of the token states that patch modes take; None where they cannot be had."""
+    """W, the length of a token state, which patch modes take; None where there are none."""
     source: str
-    """Where its files are."""
+    """Hugging Face id of its files."""
 
 
 # Hugging Face id, as `external_query_model` names it. The published code loads the second into transformers'
@@ -63,7 +63,7 @@ ENCODERS = {
 
 
 def centre_square(image: Tensor, size: int) -> Tensor:
-    """CLIP's crop: shortest side to `size` (bicubic), then the centre. (H, W, 3) → (3, size, size), in 0–1."""
+    """Crop as CLIP does: shortest side to `size` (bicubic), then the centre. (H, W, 3) → (3, size, size), in 0–1."""
     height, width = image.shape[:2]
     short = min(height, width)
     scaled = (size * height // short, size * width // short)
@@ -72,7 +72,7 @@ def centre_square(image: Tensor, size: int) -> Tensor:
 
 
 def whole_square(image: Tensor, size: int) -> Tensor:
-    """SigLIP's stretch: both sides to `size`, bilinear, nothing cut off. (H, W, 3) → (3, size, size), in 0–1.
+    """Stretch as SigLIP does: both sides to `size`, bilinear, nothing cut off. (H, W, 3) → (3, size, size), in 0–1.
 
     As google/siglip2-base-patch16-224's preprocessor_config.json has it: `resample` 2, `size` 224 × 224.
     """
@@ -97,7 +97,7 @@ def _resized(image: Tensor, size: tuple[int, int], top: int, left: int, side: in
 
 @dataclass(frozen=True)
 class Family:
-    """How images are prepared for encoders of one kind."""
+    """Prepare images for encoders of one kind."""
 
     square: Callable[[Tensor, int], Tensor]
     mean: tuple[float, float, float]
@@ -133,7 +133,7 @@ StatesTower = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 class VisionEncoder:
-    """A vision tower and how images are prepared for it.
+    """Embed images with a vision tower, prepared as it needs them.
 
     tower: (k, 3, S, S), float in 0–1, squares of `image_size` pixels → their embeddings, (k, E).
     states: the same squares, and which hidden states → their tokens, (k, T, W), those of one state after another;
@@ -182,7 +182,7 @@ class VisionEncoder:
         return cls(tower, image_size, family, states if family == "clip" else None)
 
     def embed(self, images: Sequence[Tensor], states: tuple[int, ...] = ()) -> Tensor:
-        """k images (H, W, 3), float in 0–1, each of any size → (k, t, E), float32 on the CPU; one pass for all.
+        """Embed k images (H, W, 3), float in 0–1, each of any size → (k, t, E), float32 on the CPU; one pass for all.
 
         t is 1, the embedding; or with `states`, the tokens of these hidden states, one state after the other.
         """
@@ -201,7 +201,7 @@ class VisionEncoder:
 
 
 def _patches(pixels: Tensor, size: int) -> dict[str, Tensor]:
-    """(k, 3, S, S) as Siglip2VisionModel takes it: patches row by row, channels last (its image processor's order)."""
+    """Cut (k, 3, S, S) into patches for Siglip2VisionModel: row by row, channels last (its image processor's order)."""
     k, _, side, _ = pixels.shape
     count = side // size
     patches = pixels.view(k, 3, count, size, count, size).permute(0, 2, 4, 3, 5, 1).reshape(k, count**2, -1)
@@ -223,7 +223,7 @@ def check_encoder(encoder: VisionEncoder, needed: str) -> None:
 
 
 def load_encoder(source: str | Path, local_files_only: bool = False) -> PreTrainedModel:
-    """An image encoder, for `from_transformers`, from a folder in transformers' layout or a Hugging Face id.
+    """Load an image encoder, for `from_transformers`, from a folder in transformers' layout or a Hugging Face id.
 
     Raises LoRWebError if it is another kind of model or lacks tensors; OSError or ValueError, as transformers does, if
     there is none.

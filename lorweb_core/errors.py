@@ -7,11 +7,11 @@ from pathlib import PurePath
 from typing import Any
 
 LONGEST = 200
-"""Characters that a value takes in a message."""
+"""Most characters that a value takes in a message."""
 
 
 class LoRWebError(ValueError):
-    """Input the method cannot work with.
+    """Say in words what is wrong with input that the method cannot work with.
 
     The message is for the person who gave that input: it names the file, layer or input, says what was
     expected and what to do. Callers show it as it is. Characters that cannot be printed, or sent as UTF-8, are

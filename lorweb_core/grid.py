@@ -20,24 +20,24 @@ _KONTEXT = ((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (83
 KONTEXT_SIZES = (*_KONTEXT, (1024, 1024), *((height, width) for width, height in _KONTEXT))
 
 MULTIPLE = 16
-"""Pixels: the autoencoder's 8 times FLUX's patches of 2."""
+"""Pixels that sides are multiples of: the autoencoder's 8 times FLUX's patches of 2."""
 
 MOST_MEGAPIXELS = 256
-"""Times 1024² pixels, of what is sampled; FLUX was made for 1 or 2."""
+"""Most of what is sampled, in 1024² pixels; FLUX was made for 1 or 2."""
 
 FITS = ("stretch", "pad", "crop")
-"""How an image of another shape than a's comes into its cell: as published, with black borders, or cut."""
+"""Ways in which an image of another shape than a's comes into its cell: as published, with black borders, or cut."""
 
 
 class Size(NamedTuple):
-    """Pixels."""
+    """Give the size of a picture in pixels."""
 
     height: int
     width: int
 
 
 def area_size(shape: Size, megapixels: float) -> Size:
-    """About `megapixels` · 1024² pixels in this shape; sides are multiples of 16."""
+    """Find a size of about `megapixels` · 1024² pixels in this shape; sides are multiples of 16."""
     if not 0 < megapixels <= MOST_MEGAPIXELS:
         raise LoRWebError(
             f"megapixels is {shown(megapixels)}; expected a number above 0, up to {MOST_MEGAPIXELS}, 1.0 as published."
@@ -48,7 +48,7 @@ def area_size(shape: Size, megapixels: float) -> Size:
 
 
 def grid_sizes(a: Size, megapixels: float = 1.0, pairs: int = 1) -> tuple[Size, Size]:
-    """Sizes of the sampled grid and of the reference grid for an `a` of this size.
+    """Compute the sizes of the sampled grid and of the reference grid for an `a` of this size.
 
     The sampled grid has about `megapixels` · 1024² pixels and cells of a's shape. With one pair, as published, the
     reference grid is the Kontext size of the nearest shape, scaled by the same factor. Sides are multiples of 16.
@@ -73,7 +73,7 @@ def _multiple(pixels: float) -> int:
 def reference_grid(
     pairs: Sequence[tuple[Tensor, Tensor]], b: Tensor, sampled: Size, reference: Size, fit: str = "stretch"
 ) -> Tensor:
-    """[a a'; b b], (H, W, 3) in 0–1, of the size `reference`; images are (h, w, 3), each of any size.
+    """Lay out [a a'; b b], (H, W, 3) in 0–1, of the size `reference`; images are (h, w, 3), each of any size.
 
     Of several pairs (a, a') each has a row: [a a'; …; a a'; b b].
 
@@ -89,7 +89,9 @@ def reference_grid(
 
 
 def cut_result(grid: Tensor, b: Size | None = None, fit: str = "stretch", pairs: int = 1) -> Tensor:
-    """b', the bottom-right cell of decoded grids (n, H, W, 3) of so many pairs; with `b` at b's size, the fit undone.
+    """Cut b', the bottom-right cell, out of decoded grids (n, H, W, 3) of so many pairs.
+
+    b: the size to bring it to, with the fit undone; None leaves it as it is.
 
     A crop cannot be undone: what was cut off is not in the grid. The part that is comes back at b's scale.
     """
@@ -120,7 +122,7 @@ def check_pairs(pairs: int) -> None:
 
 
 def resize(images: Tensor, size: Size) -> Tensor:
-    """Bicubic, antialiased, clamped: (n, H, W, 3) → (n, *size, 3)."""
+    """Resize, bicubic, antialiased, clamped: (n, H, W, 3) → (n, *size, 3)."""
     if tuple(images.shape[1:3]) == tuple(size):
         return images
     pixels = F.interpolate(images.movedim(-1, 1).float(), tuple(size), mode="bicubic", antialias=True)
@@ -147,7 +149,7 @@ def _check_fit(fit: str) -> None:
 
 
 def fitted(image: Tensor, cell: Size, shape: Size, fit: str) -> Tensor:
-    """One image (h, w, 3) into a cell whose content has the aspect of `shape`."""
+    """Fit one image (h, w, 3) into a cell whose content has the aspect of `shape`."""
     _check_fit(fit)
     size = Size(*image.shape[:2])
     if fit == "crop":
@@ -165,6 +167,6 @@ def fitted(image: Tensor, cell: Size, shape: Size, fit: str) -> Tensor:
 
 
 def _inside(shape: Size, frame: Size) -> tuple[int, int, Size]:
-    """The largest box of this shape in the middle of a frame: top, left, size."""
+    """Place the largest box of this shape in the middle of a frame: top, left, size."""
     size = scaled_inside(shape, frame)
     return (frame.height - size.height) // 2, (frame.width - size.width) // 2, size

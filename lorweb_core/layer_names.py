@@ -11,10 +11,10 @@ from .errors import LoRWebError, shown
 
 KINDS = ("modulation", "attention", "MLP")
 MOST_PARTS = 1000
-"""Of a text that names blocks: more are not understood."""
+"""Most parts of a text that names blocks."""
 
 STREAMS = ("image", "text", "both")
-"""Double blocks have a stream for the image and one for the text; single blocks put both through one."""
+"""Streams: double blocks have one for the image and one for the text; single blocks put both through one."""
 
 _BLOCKS = {"transformer_blocks": "double", "single_transformer_blocks": "single"}
 _NAME = re.compile(r"(?:^|\.)(transformer_blocks|single_transformer_blocks)\.(\d+)\.(.+)$")
@@ -23,16 +23,16 @@ _TEXT_STREAM = re.compile(r"(attn\.(add_\w+_proj|to_add_out)$|ff_context\.|norm1
 
 
 class LayerName(NamedTuple):
-    """Where a layer is and what it does."""
+    """Tell where a layer is and what it does."""
 
     block: str
     """'double', 'single', or 'other' for what is in no block of FLUX."""
     index: int
-    """Of the block among those of its sort."""
+    """Index of the block among those of its sort."""
     kind: str
-    """One of KINDS. `proj_out` of single blocks, which joins attention and MLP, counts as MLP."""
+    """Kind, one of KINDS. `proj_out` of single blocks, which joins attention and MLP, counts as MLP."""
     stream: str
-    """One of STREAMS."""
+    """Stream, one of STREAMS."""
 
 
 class LayerGroup(NamedTuple):
@@ -46,7 +46,7 @@ class LayerGroup(NamedTuple):
 
 @cache
 def parse(name: str) -> LayerName:
-    """`transformer.transformer_blocks.3.attn.to_q` → ('double', 3, 'attention', 'image')."""
+    """Parse a name: `transformer.transformer_blocks.3.attn.to_q` → ('double', 3, 'attention', 'image')."""
     found = _NAME.search(name)
     block, index, rest = (_BLOCKS[found[1]], int(found[2]), found[3]) if found else ("other", 0, name)
     kind = "attention" if rest.startswith("attn.") else "MLP"
@@ -67,7 +67,7 @@ def grouped(names: Iterable[str]) -> list[LayerGroup]:
 
 
 def select(names: Iterable[str], blocks: str = "all", kind: str = "all", stream: str = "all") -> list[bool]:
-    """Which layers are meant.
+    """Tell for each layer whether it is meant.
 
     blocks: 'all', or sorts of blocks with or without numbers: 'double', 'single 20-37', 'double 0-3, double 7, single'.
     kind, stream: 'all' or one of KINDS, of STREAMS. Raises LoRWebError if that is not understood or means no layer.
@@ -94,7 +94,7 @@ def select(names: Iterable[str], blocks: str = "all", kind: str = "all", stream:
 
 
 def _blocks(text: str) -> list[tuple[str, range]] | None:
-    """None for all."""
+    """Parse a text that names blocks; None for all."""
     if text.strip() in ("", "all"):
         return None
     wanted = []

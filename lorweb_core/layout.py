@@ -20,11 +20,11 @@ from .triplet import Triplet
 
 class Shown(NamedTuple):
     sampled: Size
-    """Of the picture to sample."""
+    """Size of the picture to sample."""
     references: list[Tensor]
-    """(H, W, 3) in 0–1, the one at frame index 1 first."""
+    """References, (H, W, 3) in 0–1, the one at frame index 1 first."""
     overview: Tensor
-    """All of them in one picture, (H, W, 3), to look at."""
+    """All references in one picture, (H, W, 3), to look at."""
 
 
 class Layout(NamedTuple):
@@ -46,7 +46,7 @@ def _show_grid(triplet: Triplet, megapixels: float, fit: str) -> Shown:
 
 
 def _show_sequence(triplet: Triplet, megapixels: float, fit: str) -> Shown:
-    """b, a', a: frame indices 1, 2, 3; each further pair goes on from there. Each a' has its a's shape."""
+    """Show b, a', a: frame indices 1, 2, 3; each further pair goes on from there. Each a' has its a's shape."""
     sampled = area_size(Size(*triplet.b.shape[:2]), megapixels)
     references = [resize(triplet.b[None], sampled)[0]]
     for a, a_prime in triplet.pairs:
@@ -86,7 +86,7 @@ def check_weights(example_weight: float, b_weight: float) -> None:
 def attention_bias(
     layout: str, references: Sequence[Size], pairs: int, example_weight: float, b_weight: float
 ) -> Tensor:
-    """What to add to the attention logits of the reference tokens so that each counts as often as weighted: (tokens,).
+    """Compute what to add to attention logits so that each reference token counts as often as weighted: (tokens,).
 
     references: rows and columns of tokens of every reference that the model gets, in order. The layout's own are the
     last; others keep their weight. Raises LoRWebError if these cannot be this layout's.

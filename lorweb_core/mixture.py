@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 LARGEST = 1e8
-"""What a coefficient may come to by blends and edits; the encoder gives none beyond 1."""
+"""Limit of a coefficient after blends and edits; the encoder gives none beyond 1."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mixture:
-    """The basis is shared, not copied: a further mixture costs only its coefficients."""
+    """Hold a basis and the coefficients of its LoRAs; the basis is shared: a further mixture costs its coefficients."""
 
     basis: LoRABasis
     coefficients: Mapping[str, Tensor]
@@ -31,7 +31,7 @@ class Mixture:
     Empty for an activation-routed basis, whose coefficients come into being in the layers.
     """
     thumbnails: tuple[Thumbnails, ...] = ()
-    """Of the analogies that it was made of, to look at."""
+    """Small pictures of the analogies that it was made of, to look at."""
 
     def __repr__(self) -> str:
         # Hosts write out inputs where a node fails: never hundreds of tensors.
@@ -39,7 +39,7 @@ class Mixture:
 
     @property
     def table(self) -> Tensor:
-        """The coefficients of all layers, in the basis's order: (layers, N), of a batch (layers, n, N).
+        """Return the coefficients of all layers, in the basis's order: (layers, N), of a batch (layers, n, N).
 
         Raises LoRWebError for an activation-routed basis.
         """
@@ -51,13 +51,13 @@ class Mixture:
         return torch.stack([self.coefficients[layer] for layer in self.basis.layers])
 
     def with_table(self, table: Tensor) -> Mixture:
-        """The same but for its coefficients, given as in `table`. Raises LoRWebError as `check_values` does."""
+        """Make a copy with other coefficients, given as in `table`. Raises LoRWebError as `check_values` does."""
         changed = replace(self, coefficients=dict(zip(self.basis.layers, table.float(), strict=True)))
         changed.check_values()
         return changed
 
     def split(self) -> list[Mixture]:
-        """A batch as the mixtures of its analogies; one of a single analogy as itself."""
+        """Split a batch into the mixtures of its analogies; one of a single analogy is given back as itself."""
         if self.coefficients and next(iter(self.coefficients.values())).ndim == 1:
             return [self]
         shown = self.thumbnails if len(self.thumbnails) == self.analogies else ()
@@ -67,12 +67,12 @@ class Mixture:
 
     @property
     def analogies(self) -> int:
-        """How many analogies this is the mixture of; an activation-routed one is of any number, and says 1."""
+        """Count the analogies that this is the mixture of; an activation-routed one is of any number, and says 1."""
         first = next(iter(self.coefficients.values()), None)
         return 1 if first is None or first.ndim == 1 else len(first)
 
     def delta(self, layer: str) -> Tensor:
-        """ΔW of one layer, (out, in) or for a batch (n, out, in), float32; `layer` as in `coefficients`."""
+        """Compute ΔW of one layer, (out, in) or for a batch (n, out, in), float32; `layer` as in `coefficients`."""
         if not self.coefficients:
             raise LoRWebError(
                 f"{named(self.basis.name)} routes by each layer's own input: there is no ΔW before sampling."
@@ -98,7 +98,7 @@ class Mixture:
 
 
 def mixed_delta(A: Tensor, B: Tensor, coefficients: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """ΔW = scale · Σ_n c_n (A_n B_n)ᵀ as one product of rank N·r.
+    """Compute ΔW = scale · Σ_n c_n (A_n B_n)ᵀ as one product of rank N·r.
 
     A: (N, in, r), B: (N, r, out), coefficients: (..., N) float32. Returns (..., out, in), in `dtype`.
     The coefficients go onto A in float32, so that a half-precision `dtype` rounds each factor once.

@@ -14,7 +14,7 @@ from .grid import Size, resize
 from .triplet import Triplet
 
 View = tuple[str, ...]
-"""What the encoder is shown: one image, or cells of a's size, two to a row."""
+"""View that the encoder is shown: one image, or cells of a's size, two to a row."""
 
 APART: tuple[View, ...] = (("a",), ("a'",), ("b",))
 TOP_HALF: View = ("a", "a'")
@@ -22,7 +22,7 @@ WHOLE_GRID: View = ("a", "a'", "b", "b")
 THREE_QUARTERS: View = ("a", "a'", "b", "black")
 
 CELL_PIXELS = 512**2
-"""The most in a cell of a grid: encoders see 224 × 224 pixels of all of it."""
+"""Most pixels in a cell of a grid: encoders see 224 × 224 pixels of all of it."""
 
 
 def _in_turn(*embeddings: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def _in_turn(*embeddings: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class QueryMode:
-    """What is encoded, and how the query (k, E) is made of it.
+    """Describe what is encoded, and how the query (k, E) is made of it.
 
     combine: of each view its embedding, (1, E), or with `states` the tokens of these hidden states of the encoder,
     (t, E), −1 being the last layer's.
@@ -42,7 +42,10 @@ class QueryMode:
     states: tuple[int, ...] = ()
 
     def width(self, encoder: EncoderSpec) -> int | None:
-        """Q, the length of one query with this encoder; None if it cannot serve this mode. A token is a query each."""
+        """Return Q, the length of one query with this encoder; None if it cannot serve this mode.
+
+        In patch modes each token is a query.
+        """
         if self.states:
             return encoder.token_width
         return len(self.combine(*torch.zeros(len(self.views), 1, 1))) * encoder.width
@@ -64,12 +67,12 @@ QUERY_MODES = {
 
 
 def encode_query(encoder: VisionEncoder, a: Tensor, a_prime: Tensor, b: Tensor, mode: str = "cat-aa'b") -> Tensor:
-    """The query of one analogy: images (H, W, 3), float in 0–1, each of any size → (1, k, E), float32."""
+    """Encode the query of one analogy: images (H, W, 3), float in 0–1, each of any size → (1, k, E), float32."""
     return encode_queries(encoder, [Triplet([(a, a_prime)], b)], mode)
 
 
 def encode_queries(encoder: VisionEncoder, analogies: Sequence[Triplet], mode: str = "cat-aa'b") -> Tensor:
-    """The queries of n analogies, (n, k, E), float32; each the mean of its demonstrations' queries.
+    """Encode the queries of n analogies, (n, k, E), float32; each the mean of its demonstrations' queries.
 
     All images go through the encoder in one pass, and each only once, however many analogies it is part of.
     In patch modes each of the k tokens is a query of its own.
@@ -97,7 +100,7 @@ def encode_queries(encoder: VisionEncoder, analogies: Sequence[Triplet], mode: s
 
 
 def lay_out(cells: Sequence[Tensor | None]) -> Tensor:
-    """Images (h, w, 3), row by row, two to a row, None black → one image; cells have the first one's shape."""
+    """Lay out images (h, w, 3) row by row, two to a row, None black, as one image; cells have the first one's shape."""
     height, width = cells[0].shape[:2]
     scale = min(1.0, (CELL_PIXELS / (height * width)) ** 0.5)
     size = Size(max(1, round(height * scale)), max(1, round(width * scale)))

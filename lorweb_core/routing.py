@@ -20,7 +20,7 @@ from .errors import LoRWebError
 def mixing_coefficients(
     query: Tensor, keys: Tensor, heads: int, softmax: bool, reduction: str, parts: Sequence[int] | None = None
 ) -> Tensor:
-    """Coefficients of a layer's N LoRAs, or of many layers' at once (arXiv 2602.15727, as NVlabs/LoRWeB computes them).
+    """Compute the coefficients of a layer's N LoRAs, or of many layers' at once (NVlabs/LoRWeB, arXiv 2602.15727).
 
     Per head, of width d = D / heads: the softmax over the N keys, or the tanh, of query · key / √d.
     query: (..., t, D), t projected queries; keys: (..., N, D). Returns (..., N) in the dtype of the query.
@@ -37,7 +37,7 @@ def mixing_coefficients(
 
 
 def softmax_by_parts(logits: Tensor, parts: Sequence[int] | None) -> Tensor:
-    """Of logits (..., N), the softmax over each of the parts by itself; None is one of all N."""
+    """Compute the softmax of logits (..., N) over each of the parts by itself; None is one of all N."""
     if not parts:
         return logits.softmax(-1)
     return torch.cat([part.softmax(-1) for part in logits.split(list(parts), -1)], -1)
@@ -58,16 +58,16 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Tokens(NamedTuple):
-    """How the tokens of one forward pass are made up: text, then noise, then references."""
+    """Tell how the tokens of one forward pass are made up: text, then noise, then references."""
 
     text: int
     references: int
     pictures: int = 1
-    """In how many reference pictures the reference tokens are."""
+    """Number of reference pictures that the reference tokens are of."""
 
 
 def token_query(layer: str, x: Tensor, tokens: Tokens, mode: str, pooling: str) -> Tensor:
-    """The query that an activation-routed layer makes of its own input (NVlabs/LoRWeB, attlora_forward).
+    """Make the query that an activation-routed layer makes of its own input (NVlabs/LoRWeB, attlora_forward).
 
     x: (batch, tokens, in), or (batch, in) in modulation layers, which have no tokens: their input is the query.
     Returns (batch, in). Raises LoRWebError if the mode looks at reference tokens and there are none.

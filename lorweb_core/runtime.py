@@ -23,15 +23,15 @@ from .routing import Tokens, mixing_coefficients, token_query
 
 
 class LayerSlice(NamedTuple):
-    """A layer of the basis within the Linear that computes it: models fuse q, k and v."""
+    """Say where a layer's output lies in that of the Linear that computes it: models fuse q, k and v."""
 
     layer: str
     start: int
-    """Where its output begins in the Linear's."""
+    """First of the Linear's outputs that is the layer's."""
 
 
 class PackedLinear(nn.Module):
-    """The basis of one Linear as a forward pass reads it: the N LoRAs of all its parts side by side."""
+    """Hold the basis of one Linear as a forward pass reads it: the N LoRAs of all its parts side by side."""
 
     def __init__(self, parts: Sequence[LayerSlice], basis: LoRABasis, dtype: torch.dtype):
         super().__init__()
@@ -44,7 +44,7 @@ class PackedLinear(nn.Module):
         self.parts = parts
         self.ranks = [layer.A.shape[2] for layer in layers]
         self.columns = [len(layer.A) * layer.A.shape[2] for layer in layers]
-        """N·r of each part."""
+        """N·r of each layer."""
         self.scales = [layer.scale for layer in layers]
         # One product for all parts, as they have the same input: (ΣN·r, in).
         self.down = keep([torch.cat([layer.A.mT.flatten(0, 1) for layer in layers])])
@@ -56,7 +56,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedBasis(nn.Module):
-    """A basis for models that fuse its layers in one way, in their dtype; all its mixtures share it.
+    """Hold a basis for models that fuse its layers in one way, in their dtype; all its mixtures share it.
 
     linears: name of a Linear within the model → its parts.
     """
@@ -125,7 +125,7 @@ class RuntimeMixture:
         return output
 
     def _weights_of(self, packed: PackedLinear, x: Tensor, tokens: Tokens) -> Tensor:
-        """strength · scale · c for each of the columns of `down`: (1, ΣN·r), or (batch, ΣN·r), one row a picture."""
+        """Compute strength · scale · c for each column of `down`: (1, ΣN·r), or (batch, ΣN·r), one row a picture."""
         if not self.mixture.coefficients:
             return self._spread(packed, self._route(packed, x, tokens), x)
         place = (packed, x.device, x.dtype)
@@ -142,7 +142,7 @@ class RuntimeMixture:
         return torch.cat(spread, -1).to(x.device, x.dtype)
 
     def _route(self, packed: PackedLinear, x: Tensor, tokens: Tokens) -> list[Tensor]:
-        """Each part's coefficients from the Linear's own input, (batch, N), float32."""
+        """Compute each part's coefficients from the Linear's own input, (batch, N), float32."""
         config = self.mixture.basis.config
         query = token_query(packed.parts[0].layer, x, tokens, config.query_mode, config.pooling_type)
         projections = [projection.to(x.device, x.dtype) for projection in packed.projections]

@@ -20,16 +20,16 @@ Twice what an autoencoder's round trip or JPEG leaves behind (0.01 to 0.03), and
 """
 
 LEAST_UNCHANGED = 0.01
-"""The part of the picture that a pair must leave as it is for there to be something to keep."""
+"""Part of the picture that a pair must leave as it is for there to be something to keep."""
 
 SAME_EMBEDDING = 1e-3
-"""Of an embedding's length: shorter differences are the rounding of an encoder in 16 bits, and no direction."""
+"""Part of an embedding's length: shorter differences are the rounding of an encoder in 16 bits, and no direction."""
 
 RANK_BY = ("both", "follows", "kept")
 
 
 class Score(NamedTuple):
-    """Of one b'."""
+    """Score one b'."""
 
     follows: float
     """Cosine between what the edit did to the embedding of a and to that of b, −1 to 1; 0 where either did nothing."""
@@ -38,7 +38,10 @@ class Score(NamedTuple):
 
     @property
     def total(self) -> float:
-        """What to rank by: their product, as a b left untouched keeps all, follows nothing, and is worth nothing."""
+        """Return the product of both, to rank by.
+
+        A b left untouched keeps all, follows nothing, and is worth nothing.
+        """
         return self.follows if self.kept is None or self.follows < 0 else self.follows * self.kept
 
 
@@ -49,7 +52,7 @@ def score(
     b: Tensor,
     b_primes: Tensor | Sequence[Tensor],
 ) -> list[Score]:
-    """One Score for each b'. Images are (H, W, 3) or batches of them, float in 0–1, each of any size.
+    """Score each b'. Images are (H, W, 3) or batches of them, float in 0–1, each of any size.
 
     Of several pairs (a, a') the edit is the mean of theirs, and unchanged is what no pair changes. All images go
     through the encoder in one pass. Raises LoRWebError if they do not fit together or have NaN pixels.
@@ -61,7 +64,7 @@ def score(
 
 
 def one_analogy(a: Tensor | Sequence[Tensor], a_prime: Tensor | Sequence[Tensor], b: Tensor) -> Triplet:
-    """As `triplets`, of one b, and pairs that may come as lists of images of different sizes."""
+    """Match up one b with its pairs, which may come as lists of images of different sizes."""
     before, after, bs = (
         _finite(each_image(images, name), name) for name, images in {"a": a, "a_prime": a_prime, "b": b}.items()
     )
@@ -76,7 +79,7 @@ def one_analogy(a: Tensor | Sequence[Tensor], a_prime: Tensor | Sequence[Tensor]
 
 
 def unchanged(analogy: Triplet) -> Tensor:
-    """Where none of the pairs shows a change: (H, W), bool, of b's size, onto which the pairs are stretched."""
+    """Find where none of the pairs shows a change: (H, W), bool, of b's size, onto which the pairs are stretched."""
     size = Size(*analogy.b.shape[:2])
     same = torch.ones(size, dtype=torch.bool)
     for pair in analogy.pairs:
@@ -86,7 +89,10 @@ def unchanged(analogy: Triplet) -> Tensor:
 
 
 def rank(scores: Sequence[Score], by: str = "both") -> list[int]:
-    """Positions of the scores, the best first; of equals the earlier. Where nothing can be kept, kept is follows."""
+    """Rank the scores: their positions, the best first; of equals the earlier.
+
+    Where nothing can be kept, kept is follows.
+    """
     if by not in RANK_BY:
         raise LoRWebError(f"rank_by is {shown(by)}; expected one of: {', '.join(RANK_BY)}.")
     figures = {

@@ -10,11 +10,11 @@ from torch import Tensor
 from .errors import LoRWebError
 
 MIN_SIDE = 16
-"""Pixels: smaller images hold nothing to edit."""
+"""Pixels of the shortest side taken: smaller images hold nothing to edit."""
 
 
 class Triplet(NamedTuple):
-    """One analogy: b, and the pairs (a, a') that demonstrate its edit. Images are (H, W, 3), float in 0–1."""
+    """Hold one analogy: b, and the pairs (a, a') that demonstrate its edit. Images are (H, W, 3), float in 0–1."""
 
     pairs: list[tuple[Tensor, Tensor]]
     b: Tensor
@@ -60,7 +60,7 @@ def rgb_images(images: Tensor, name: str) -> Tensor:
 
 
 def each_image(images: Tensor | Sequence[Tensor], name: str) -> list[Tensor]:
-    """One image, a batch, or a list of these, (H, W, C) or (n, H, W, C), RGB or RGBA → every image, (H, W, 3).
+    """List every image, (H, W, 3), of one, a batch, or a list of these, (H, W, C) or (n, H, W, C), RGB or RGBA.
 
     Raises LoRWebError, with `name`, if there is none, or if one is no picture.
     """

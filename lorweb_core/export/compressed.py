@@ -16,7 +16,7 @@ from ..checkpoint import BasisLayer
 
 
 class Factors(NamedTuple):
-    """ΔW = up · down."""
+    """Hold ΔW of a layer as a product, ΔW = up · down."""
 
     up: Tensor
     """(out, k)"""
@@ -25,33 +25,33 @@ class Factors(NamedTuple):
 
 
 class Decomposed(NamedTuple):
-    """A product of factors, decomposed: singular values, and what its approximations are made of."""
+    """Hold the singular values of a product of factors, and what its approximations are made of."""
 
     values: Tensor
     """σ, largest first, float64: as many as the factors' rank, or as the smaller side of ΔW has."""
     left: tuple[Tensor, Tensor, Tensor]
-    """Reflections and their scales of the one side, and the core's singular vectors there."""
+    """Left side: reflections, their scales, and the core's singular vectors there."""
     right: tuple[Tensor, Tensor, Tensor]
 
     @property
     def tails(self) -> Tensor:
-        """‖ΔW − ΔW_k‖² for each rank k from 0 to the full one, float64."""
+        """Compute ‖ΔW − ΔW_k‖² for each rank k from 0 to the full one, float64."""
         squares = self.values.square()
         return torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
 
     def least_rank(self, error: float) -> int:
-        """The least rank, 1 or more, with ‖ΔW − ΔW_k‖ ≤ error · ‖ΔW‖."""
+        """Find the least rank, 1 or more, with ‖ΔW − ΔW_k‖ ≤ error · ‖ΔW‖."""
         tails = self.tails
         return max(1, int((tails <= error**2 * tails[0]).int().argmax()))
 
     def factors(self, rank: int) -> Factors:
-        """The nearest product of that rank, its singular values shared evenly by both factors, float64."""
+        """Make the nearest product of that rank, its singular values shared evenly by both factors, float64."""
         scale = self.values[:rank].sqrt()
         return Factors(_reflected(self.left, scale), _reflected(self.right, scale).mT)
 
 
 def mixed_factors(layer: BasisLayer, weights: Tensor) -> Factors:
-    """ΔW = Σ_n w_n (A_n B_n)ᵀ of one layer; weights: (N,), with the layer's scale in them. Float64.
+    """Compute ΔW = Σ_n w_n (A_n B_n)ᵀ of one layer in factors; weights: (N,), with the layer's scale in them. Float64.
 
     LoRAs of weight 0 are left out.
     """
@@ -61,7 +61,7 @@ def mixed_factors(layer: BasisLayer, weights: Tensor) -> Factors:
 
 
 def decompose(factors: Factors) -> Decomposed:
-    """The singular value decomposition of up · down, by way of their small core."""
+    """Compute the singular value decomposition of up · down, by way of their small core."""
     left, scales_left, R_left = _orthogonal(factors.up)
     right, scales_right, R_right = _orthogonal(factors.down.mT)
     U, values, Vh = torch.linalg.svd(R_left @ R_right.mT, full_matrices=False)
@@ -69,14 +69,14 @@ def decompose(factors: Factors) -> Decomposed:
 
 
 def _orthogonal(tall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(m, n) = Q R → the reflections that make up Q, (m, k), their scales (k,), and R (k, n); k = min(m, n)."""
+    """Factor (m, n) = Q R: the reflections that make up Q, (m, k), their scales (k,), and R (k, n); k = min(m, n)."""
     reflections, scales = torch.geqrf(tall)
     k = len(scales)
     return reflections[:, :k], scales, reflections[:k].triu()
 
 
 def _reflected(side: tuple[Tensor, Tensor, Tensor], scale: Tensor) -> Tensor:
-    """Q times the first singular vectors, each scaled: (m, len(scale))."""
+    """Multiply Q by the first singular vectors, each scaled: (m, len(scale))."""
     reflections, scales, vectors = side
     columns = vectors.new_zeros(len(reflections), len(scale))
     columns[: len(vectors)] = vectors[:, : len(scale)] * scale
@@ -84,12 +84,12 @@ def _reflected(side: tuple[Tensor, Tensor, Tensor], scale: Tensor) -> Tensor:
 
 
 def squared_product(left: Tensor, right: Tensor) -> float:
-    """‖left · right‖² of factors (out, k) and (k, in), from their Gram matrices: none of its terms cancels."""
+    """Compute ‖left · right‖² of factors (out, k) and (k, in), from their Gram matrices: none of its terms cancels."""
     return float(((left.mT @ left) * (right @ right.mT)).sum())
 
 
 def squared_rounding(exact: Factors, stored: Factors) -> float:
-    """‖stored product − exact product‖², by way of δ = stored − exact of each factor. All float64."""
+    """Compute ‖stored product − exact product‖², by way of δ = stored − exact of each factor. All float64."""
     up_delta, down_delta = stored.up - exact.up, stored.down - exact.down
     if not up_delta.any():
         return squared_product(exact.up, down_delta)
@@ -97,7 +97,7 @@ def squared_rounding(exact: Factors, stored: Factors) -> float:
 
 
 def squared_rounding_of_many(exact: Factors, stored: Factors) -> float:
-    """The same where both sides are long, so that the roundings of two columns have nothing in common."""
+    """Estimate `squared_rounding` where both sides are long: the roundings of two columns have nothing in common."""
     up_delta, down_delta = stored.up - exact.up, stored.down - exact.down
     of_up = up_delta.square().sum(0) * stored.down.square().sum(1)
     return float((of_up + exact.up.square().sum(0) * down_delta.square().sum(1)).sum())

@@ -22,7 +22,7 @@ _TILE, _WIDTH = 2**15, 1024
 def exact_tensors(
     layers: Mapping[str, BasisLayer], weights: Mapping[str, Tensor], kind: torch.dtype
 ) -> Iterator[Tensor]:
-    """Down (k·r, in) and up (out, k·r) of each layer in turn, of the k LoRAs with a weight; weights: layer → (N,).
+    """Give down (k·r, in) and up (out, k·r) of each layer in turn, of the k LoRAs with a weight; weights: layer → (N,).
 
     In two buffers that are used again and again, as fresh memory costs more than what is computed here: the writer must
     be done with a tensor when it asks for the next but one.
@@ -64,7 +64,7 @@ def exact_tensors(
 
 
 def exact_rounding(layer: BasisLayer, weights: Tensor, kind: torch.dtype) -> float:
-    """‖what an exact file of this dtype holds of ΔW − ΔW‖², of long layers as measured on a part of them."""
+    """Measure ‖what an exact file of this dtype holds of ΔW − ΔW‖²; of long layers on a part of them."""
     across, down = layer.A.shape[1] // _SAMPLE, layer.B.shape[2] // _SAMPLE
     if min(across, down) < 2:
         return squared_rounding(*_rounded(layer, weights, kind))
@@ -75,7 +75,7 @@ def exact_rounding(layer: BasisLayer, weights: Tensor, kind: torch.dtype) -> flo
 
 
 def _rounded(layer: BasisLayer, weights: Tensor, kind: torch.dtype) -> tuple[Factors, Factors]:
-    """A layer's exact factors, and those that an exact file holds of them, by the same steps; both float64."""
+    """Make a layer's exact factors, and those that an exact file holds of them, by the same steps; both float64."""
     exact = mixed_factors(layer, weights)
     heard = weights.nonzero()[:, 0]
     down = (layer.A[heard].float() * weights[heard, None, None].float()).mT.flatten(0, 1)
@@ -83,7 +83,7 @@ def _rounded(layer: BasisLayer, weights: Tensor, kind: torch.dtype) -> tuple[Fac
 
 
 def _may_overflow(factor: Tensor, weights: Tensor | None, kind: torch.dtype) -> bool:
-    """Whether finite values of a basis's factor can become infinite in another dtype: no look at them if not."""
+    """Tell whether finite values of a basis's factor can become infinite in another dtype."""
     largest = torch.finfo(factor.dtype).max * (1.0 if weights is None else float(weights.abs().max()))
     return largest > torch.finfo(kind).max
 

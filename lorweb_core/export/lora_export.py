@@ -26,7 +26,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 
 class _Plan(NamedTuple):
-    """What is to be written where."""
+    """Hold what is to be written where, and write it."""
 
     mixture: Mixture
     path: Path
@@ -38,7 +38,7 @@ class _Plan(NamedTuple):
     """Layer → (N,), float64: what each A_n B_n is multiplied by."""
 
     def write(self, ranks: dict[str, int], tensors: Iterator[Tensor], settings: dict, progress: Progress | None) -> int:
-        """settings: as the file tells how it was made."""
+        """Write the file; settings: what it tells of how it was made. Returns its bytes."""
         settings = {"strength": self.strength, "dtype": self.dtype, **settings}
         metadata = lora_metadata(self.mixture, self.title, ranks, settings)
         return write_lora(self.path, self.layers, ranks, DTYPES[self.dtype], tensors, metadata, progress)
@@ -95,7 +95,7 @@ def export_lora(
 
 
 def error_by_rank(mixture: Mixture, progress: Progress | None = None) -> list[float]:
-    """‖ΔW − ΔW_k‖ / ‖ΔW‖ over all layers, each of at most rank k, for k = 0, 1, … up to the full rank."""
+    """Compute ‖ΔW − ΔW_k‖ / ‖ΔW‖ over all layers, each of at most rank k, for k = 0, 1, … up to the full rank."""
     weights = _weights(mixture, 1.0)
     tails = []
     for done, (name, layer) in enumerate(mixture.basis.layers.items()):
@@ -136,7 +136,7 @@ def _exact_reports(plan: _Plan, ranks: dict[str, int]) -> dict[str, LayerReport]
 
 
 def _export_compressed(plan: _Plan, settings: dict, progress: Progress | None) -> Report:
-    """settings: the rank or the error that is asked for."""
+    """Write a LoRA of compressed layers; settings: the rank or the error that is asked for."""
     (mode,) = settings
     kind = DTYPES[plan.dtype]
     tensors: list[Tensor] = []
@@ -175,7 +175,7 @@ def _compressed(found: Decomposed, rank: int, kind: torch.dtype) -> tuple[Factor
 
 
 def _weights(mixture: Mixture, strength: float) -> dict[str, Tensor]:
-    """Layer → (N,), float64: what each A_n B_n is multiplied by."""
+    """Compute layer → (N,), float64: what each A_n B_n is multiplied by."""
     table = mixture.table.double().flatten(1)
     layers = mixture.basis.layers
     return {name: row * (layer.scale * strength) for (name, layer), row in zip(layers.items(), table, strict=True)}

@@ -36,7 +36,7 @@ _TOGETHER = (
 
 
 def layers_to_write(layers: Mapping[str, BasisLayer], weights: Mapping[str, Tensor]) -> list[str]:
-    """The layers that the mixture changes, and those that loaders take only together with one of these.
+    """List the layers that the mixture changes, and those that loaders take only together with one of these.
 
     weights: layer → (N,). Raises LoRWebError if all are 0.
     """
@@ -85,7 +85,7 @@ def write_lora(
 def lora_metadata(
     mixture: Mixture, title: str, ranks: Mapping[str, int], settings: Mapping[str, object]
 ) -> dict[str, str]:
-    """In the fields that kohya's tools and ModelSpec have for it, and `lorweb.*` of our own."""
+    """Describe a LoRA in the fields that kohya's tools and ModelSpec have for it, and `lorweb.*` of our own."""
     lowest, highest = min(ranks.values()), max(ranks.values())
     dim = str(highest) if lowest == highest else "Dynamic"
     metadata = {
@@ -116,7 +116,7 @@ def is_exported(metadata: Mapping[str, str]) -> bool:
 
 
 def _data_url(picture: Tensor) -> str:
-    """(h, w, 3), uint8."""
+    """Turn a picture, (h, w, 3), uint8, into a data URL."""
     encoded = io.BytesIO()
     as_image(picture).save(encoded, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"

@@ -22,7 +22,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What an export wrote."""
+    """Report what an export wrote."""
 
     file: str
     mode: str
@@ -30,16 +30,16 @@ class Report:
     strength: float
     bytes: int
     error: float
-    """As that of a layer, over all of them together."""
+    """‖ΔW − what the file holds‖ / ‖ΔW‖ over all layers together."""
     layers: dict[str, LayerReport] = field(repr=False)
     left_out: int = 0
-    """Layers that the mixture does not change."""
+    """Number of layers that the mixture does not change."""
     error_by_rank: list[float] = field(default_factory=list, repr=False)
-    """The error over all layers if each had at most rank 0, 1, …; exact exports leave it to `error_by_rank`."""
+    """Error over all layers if each had at most rank 0, 1, …; exact exports leave it to `error_by_rank`."""
 
     @property
     def ranks(self) -> tuple[int, int]:
-        """The lowest and the highest of a layer."""
+        """Return the lowest and the highest rank of a layer."""
         ranks = [layer.rank for layer in self.layers.values()]
         return min(ranks), max(ranks)
 
@@ -48,7 +48,7 @@ class Report:
 
 
 def error_curve(tails: Sequence[Tensor]) -> list[float]:
-    """Errors over all layers by rank, from each layer's ‖ΔW − ΔW_k‖²."""
+    """Compute errors over all layers by rank, from each layer's ‖ΔW − ΔW_k‖²."""
     total = torch.zeros(max(map(len, tails), default=1), dtype=torch.float64)
     for tail in tails:
         total[: len(tail)] += tail
@@ -56,6 +56,6 @@ def error_curve(tails: Sequence[Tensor]) -> list[float]:
 
 
 def total_error(reports: Mapping[str, LayerReport]) -> float:
-    """The error over all layers together, Frobenius."""
+    """Compute the error over all layers together, Frobenius."""
     size = math.fsum(report.size**2 for report in reports.values())
     return (math.fsum((report.error * report.size) ** 2 for report in reports.values()) / size) ** 0.5 if size else 0.0

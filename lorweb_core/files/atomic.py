@@ -17,7 +17,7 @@ from .locks import DAY, abandoned, try_lock
 
 _PART = re.compile(r"\.lorweb-[0-9a-f]+\.part")
 _EARLIER_PART = re.compile(r"\..+\.\w+\.\d+\.part")
-"""As they were called before, by the name of the file and the number of the process."""
+"""Names that such files had before, by the name of the file and the number of the process."""
 
 
 def is_part(name: str) -> bool:

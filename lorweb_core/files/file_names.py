@@ -9,9 +9,9 @@ from pathlib import Path
 from ..errors import LoRWebError, shown
 
 LONGEST = 200
-"""Bytes of a part of a path, in UTF-8. Systems take 255, and what is written for a while has a longer name."""
+"""Most bytes of a part of a path, in UTF-8. Systems take 255, and what is written for a while has a longer name."""
 DEEPEST = 8
-"""Parts of a name."""
+"""Most parts of a name."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL)
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f-\x9f]')

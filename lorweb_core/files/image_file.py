@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-"""What is read, by Pillow's names. Of others some start programs, as PostScript does."""
+"""Formats that are read, by Pillow's names. Of others some start programs, as PostScript does."""
 
 MOST_PIXELS = 200_000_000
 MOST_BYTES = 1_000_000_000

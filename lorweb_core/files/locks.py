@@ -16,7 +16,7 @@ except ImportError:  # Windows
     import msvcrt
 
 DAY = 24 * 60 * 60
-"""Seconds after which a file is nobody's any more, where the file system has no locks."""
+"""Seconds after which a file is taken to be abandoned, where the file system has no locks."""
 
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 # A link is not followed, and a pipe is not waited for.

@@ -19,7 +19,7 @@ from .locks import held
 IF_EXISTS = ("number", "replace")
 
 Ours = Callable[[Mapping[str, str]], bool]
-"""Tells by the metadata of a .safetensors file whether it is one that may be replaced."""
+"""Function that tells by the metadata of a .safetensors file whether it is one that may be replaced."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def new_file(root: Path, name: str, if_exists: str, ours: Ours, called: str | No
 
 
 def check_if_exists(if_exists: str) -> None:
-    """Raise LoRWebError if that is no way to treat what exists."""
+    """Check that this is a way to treat what exists, or raise LoRWebError."""
     if if_exists not in IF_EXISTS:
         raise LoRWebError(f"if_exists is {shown(if_exists)}; expected one of: {', '.join(IF_EXISTS)}.")
 

@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 class TensorSpec(NamedTuple):
-    """A tensor to be written."""
+    """Describe a tensor to be written."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -75,7 +75,7 @@ def write_tensors(
 
 
 def write_all(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
-    """Write tensors that are there already; else as `write_tensors`."""
+    """Write a .safetensors file of tensors that are there already, as `write_tensors` does."""
     entries = {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     return write_tensors(path, entries, tensors.values(), metadata)
 

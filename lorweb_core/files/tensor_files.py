@@ -17,12 +17,12 @@ from torch import Tensor
 from ..errors import LoRWebError, named, shown
 
 INDEX_SUFFIX = ".safetensors.index.json"
-"""Of the index of a basis in several files, laid out as Hugging Face does."""
+"""Suffix of the index of a basis in several files, laid out as Hugging Face does."""
 
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}(?=\.safetensors$)")
 
 _LARGEST_INDEX = 100_000_000
-"""Bytes, as of a safetensors header."""
+"""Most bytes of an index, as of a safetensors header."""
 
 LastingIdentity = tuple[str, int, int]
 FileIdentity = tuple[str, int, int, int, int]
@@ -107,7 +107,7 @@ def is_shard(path: str | Path) -> bool:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor by name. path: a .safetensors file, or the .safetensors.index.json of one in several files.
+    """Map every tensor by name. path: a .safetensors file, or the .safetensors.index.json of one in several files.
 
     Raises LoRWebError, naming the file, if it is none, is damaged, or is not whole.
     """
@@ -144,7 +144,7 @@ def _damage_in_words(path: Path) -> Iterator[None]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """All tensors of the files that an index names; they must be the ones that it says, each where it says."""
+    """Map all tensors of the files that an index names; they must be the ones that it says, each where it says."""
     where = _read_index(index)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(where.values())):
@@ -170,7 +170,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """Tensor → name of the file beside the index that holds it."""
+    """Read an index: tensor → name of the file beside it that holds it."""
     content = read_file(path, _LARGEST_INDEX, "index")
     try:
         where = json.loads(content.decode("utf-8"))["weight_map"]

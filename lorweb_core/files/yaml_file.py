@@ -12,11 +12,11 @@ from .tensor_files import read_file
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 20_000
-"""Keys and values of a document, those behind an alias counted each time that it stands for them."""
+"""Most keys and values of a document, those behind an alias counted each time that it stands for them."""
 MOST_LEVELS = 50
-"""How deep lists and keys with values are nested, aliases written out."""
+"""Most levels of nested lists and keys with values, aliases written out."""
 LONGEST_NUMBER = 100
-"""Characters; longer ones are texts, which no setting takes for a number."""
+"""Most characters of a number; longer ones are texts, which no setting takes for a number."""
 
 # The same loader in C, ten times as fast, where PyYAML was built with it.
 _FASTEST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -54,7 +54,7 @@ def parse_yaml(text: str, what: str) -> Any:
 
 
 class _Extent(NamedTuple):
-    """How large a value is with its aliases written out."""
+    """Tell how large a value is with its aliases written out."""
 
     values: int
     levels: int

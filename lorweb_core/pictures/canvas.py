@@ -19,14 +19,14 @@ Point = tuple[float, float]
 
 
 class Theme(NamedTuple):
-    """Colours of a picture. The maps run from 0 to 1, and from −1 over 0 to 1."""
+    """Hold the colours of a picture. The maps run from 0 to 1, and from −1 over 0 to 1."""
 
     background: Colour
     text: Colour
     faint: Colour
     """Lines and second-rank text."""
     series: tuple[Colour, ...]
-    """Of bars and lines."""
+    """Colours of bars and lines."""
     sequential: tuple[Colour, ...]
     diverging: tuple[Colour, ...]
 
@@ -59,7 +59,7 @@ def find_theme(name: str) -> Theme:
 
 
 class Canvas:
-    """A picture to draw on; positions and sizes are in pixels from the top left."""
+    """Draw on a picture; positions and sizes are in pixels from the top left."""
 
     def __init__(self, width: int, height: int, theme: str = "dark"):
         self.theme = find_theme(theme)
@@ -67,7 +67,7 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def text(self, at: Point, text: str, size: int = 14, colour: Colour | None = None, anchor: str = "la") -> None:
-        """anchor: Pillow's: l, m or r across; a (top), m or s (baseline) down."""
+        """Write a text. anchor: Pillow's: l, m or r across; a (top), m or s (baseline) down."""
         self.draw.text(at, text, fill=colour or self.theme.text, font=_font(size), anchor=anchor)
 
     def text_width(self, text: str, size: int = 14) -> int:
@@ -81,16 +81,16 @@ class Canvas:
         self.draw.line(list(points), fill=colour or self.theme.faint, width=width)
 
     def cells(self, at: tuple[int, int], values: Tensor, cell: tuple[int, int], colours: Sequence[Colour]) -> None:
-        """A heat map: values (rows, columns) in 0–1, 0 the first colour and 1 the last; cell: (width, height)."""
+        """Draw a heat map: values (rows, columns) in 0–1, 0 the first colour and 1 the last; cell: (width, height)."""
         self.blocks(at, coloured(values, colours), cell)
 
     def blocks(self, at: tuple[int, int], colours: Tensor, cell: tuple[int, int]) -> None:
-        """Cells of colours of their own: (rows, columns, 3), uint8."""
+        """Draw cells of colours of their own: (rows, columns, 3), uint8."""
         size = (colours.shape[1] * cell[0], colours.shape[0] * cell[1])
         self.image.paste(as_image(colours).resize(size, Image.Resampling.NEAREST), at)
 
     def picture(self, at: tuple[int, int], picture: Tensor) -> None:
-        """(h, w, 3), uint8, or float in 0–1."""
+        """Place a picture, (h, w, 3), uint8, or float in 0–1."""
         self.image.paste(as_image(picture), at)
 
     def plot(
@@ -101,7 +101,10 @@ class Canvas:
         x_ticks: Sequence[tuple[float, str]],
         y_ticks: Sequence[tuple[float, str]],
     ) -> None:
-        """Lines in the theme's series colours. Points and ticks are (x, …) in 0–1, from the left and from below."""
+        """Plot lines in the theme's series colours, with ticks.
+
+        Points and ticks are (x, …) in 0–1, from the left and from below.
+        """
         (left, top), (width, height) = at, size
 
         def place(x: float, y: float) -> Point:
@@ -117,7 +120,7 @@ class Canvas:
             self.line([place(*point) for point in points], self.theme.series[index % len(self.theme.series)], 3)
 
     def tensor(self) -> Tensor:
-        """(H, W, 3), float32 in 0–1."""
+        """Return the picture, (H, W, 3), float32 in 0–1."""
         return torch.from_numpy(numpy.asarray(self.image, dtype=numpy.float32) / 255)
 
 
@@ -126,7 +129,7 @@ _font = cache(ImageFont.load_default)
 
 
 def coloured(values: Tensor, colours: Sequence[Colour]) -> Tensor:
-    """Values (…) in 0–1, clamped, NaN as 0 → (…, 3), uint8, between evenly spaced colours."""
+    """Colour values (…) in 0–1, clamped, NaN as 0, by evenly spaced colours → (…, 3), uint8."""
     # In numpy: so little is not worth waking torch's threads, which on a busy machine wait for one another.
     places = values.double().cpu().nan_to_num(0.0).numpy()
     stops = numpy.linspace(0, 1, len(colours))

@@ -7,10 +7,10 @@ import unicodedata
 from .canvas import Canvas
 
 LINES = 3
-"""The most lines that a caption is wrapped into."""
+"""Most lines that a caption is wrapped into."""
 
 _LONGEST = 2000
-"""Characters of a text that are looked at."""
+"""Most characters of a text that are looked at."""
 
 # What people type that no decomposition brings to ASCII.
 _ASCII = str.maketrans(
@@ -38,7 +38,7 @@ def ascii_text(text: str) -> str:
 
 
 def elided(canvas: Canvas, text: str, size: int, width: float) -> str:
-    """What the font can write of the text, or as much of its beginning and end as fits into `width` pixels."""
+    """Keep what the font can write of a text, or as much of its beginning and end as fits into `width` pixels."""
     text = ascii_text(text)
     kept = len(text)
     short = text
@@ -49,7 +49,7 @@ def elided(canvas: Canvas, text: str, size: int, width: float) -> str:
 
 
 def wrapped(canvas: Canvas, text: str, width: int, size: int) -> list[str]:
-    """Lines of words no wider than `width` pixels, at most LINES; what is too long ends in dots."""
+    """Wrap a text into lines of words no wider than `width` pixels, at most LINES; what is too long ends in dots."""
     lines: list[str] = []
     for word in text.split():
         if lines and canvas.text_width(f"{lines[-1]} {word}", size) <= width:

@@ -28,16 +28,19 @@ GAP = 28
 
 
 class Axis(NamedTuple):
-    """From `low` to `high`, which are round."""
+    """Map values to places along a side of a chart, from `low` to `high`, which are round."""
 
     low: float
     high: float
     marks: tuple[float, ...]
-    """The numbers to write, in order."""
+    """Numbers to write, in order."""
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """0–1 along the axis; what is beyond an end is at the end. A logarithmic axis has 0 and less at its low end."""
+        """Place a value, 0–1 along the axis; what is beyond an end is at the end.
+
+        A logarithmic axis has 0 and less at its low end.
+        """
         low, high = self.low, self.high
         if self.logarithmic:
             value, low, high = math.log(max(value, low)), math.log(low), math.log(high)
@@ -45,12 +48,12 @@ class Axis(NamedTuple):
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """As `Canvas.plot` takes them."""
+        """Return the marks as `Canvas.plot` takes them: place and text."""
         return [(self.place(mark), _written(mark)) for mark in self.marks]
 
 
 def linear_axis(values: Iterable[float], marks: int = 5, zero: bool = True) -> Axis:
-    """Holds all values, and 0 if `zero`. marks: about so many."""
+    """Make an axis that holds all values, and 0 if `zero`. marks: about so many."""
     values = [*values] or [0.0]
     values += [0.0] * zero
     low, high = min(values), max(values)
@@ -62,13 +65,13 @@ def linear_axis(values: Iterable[float], marks: int = 5, zero: bool = True) -> A
 
 
 def whole_axis(last: int, marks: int = 5) -> Axis:
-    """From 0 to exactly `last`, marked at whole numbers; for steps."""
+    """Make an axis from 0 to exactly `last`, marked at whole numbers; for steps."""
     step = max(1, round(_round_step(last / marks)))
     return Axis(0, last, tuple(range(0, last + 1, step)))
 
 
 def log_axis(values: Iterable[float]) -> Axis:
-    """A logarithmic one that holds all values above 0; it ends at 1, 2 or 5 times a power of ten."""
+    """Make a logarithmic axis that holds all values above 0; it ends at 1, 2 or 5 times a power of ten."""
     values = [value for value in values if value > 0] or [1.0]
     powers = range(math.floor(math.log10(min(values))) - 1, math.ceil(math.log10(max(values))) + 2)
     rounds = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
@@ -82,7 +85,7 @@ def log_axis(values: Iterable[float]) -> Axis:
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, … (of any power) that is at least this."""
+    """Find the smallest of 1, 2, 5, 10, … (of any power) that is at least this."""
     power = 10 ** math.floor(math.log10(least))
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= least * (1 - 1e-9))
 
@@ -92,10 +95,10 @@ def _written(value: float) -> str:
 
 
 class Line(NamedTuple):
-    """One line of a chart."""
+    """Describe one line of a chart."""
 
     points: Sequence[Point]
-    """In the chart's own numbers, from left to right; of one alone there is a dot."""
+    """Points in the chart's own numbers, from left to right; one alone is drawn as a dot."""
     colour: Colour
     width: int = 2
     dots: bool = False
@@ -105,7 +108,10 @@ class Line(NamedTuple):
 def draw_lines(
     canvas: Canvas, at: tuple[int, int], size: tuple[int, int], lines: Sequence[Line], x: Axis, y: Axis
 ) -> None:
-    """Axes with their marks, and lines; later ones lie over earlier ones. at, size: of the plot itself, in pixels."""
+    """Draw axes with their marks, and lines; later ones lie over earlier ones.
+
+    at, size: of the plot itself, in pixels.
+    """
     canvas.plot(at, size, [], x.ticks, y.ticks)
     for line in lines:
         places = [(at[0] + x.place(h) * size[0], at[1] + (1 - y.place(v)) * size[1]) for h, v in line.points]
@@ -122,7 +128,7 @@ def line_chart(
     theme: str = "dark",
     zero: bool = True,
 ) -> Tensor:
-    """Named series of (x, y), each in order of x → (H, W, 3), float32 in 0–1.
+    """Draw named series of (x, y), each in order of x → (H, W, 3), float32 in 0–1.
 
     zero: whether the heights begin at 0; the other axis does.
     """
@@ -144,21 +150,21 @@ def line_chart(
 
 
 def series_colour(theme: Theme, index: int) -> Colour:
-    """The theme's series colours, and after them the same again, paler."""
+    """Pick one of the theme's series colours, and beyond these the same again, paler."""
     colours = theme.series
     return blended(colours[index % len(colours)], theme.background, min(0.75, 0.5 * (index // len(colours))))
 
 
 def draw_head(canvas: Canvas, title: str, y_label: str) -> None:
-    """What the chart shows, and beneath it what its heights mean."""
+    """Write what the chart shows, and beneath it what its heights mean."""
     canvas.text((24, 14), elided(canvas, title, 18, canvas.image.width - 48), 18)
     canvas.text((24, 40), elided(canvas, y_label, 13, canvas.image.width - 48), 13, canvas.theme.faint)
 
 
 def draw_legend(canvas: Canvas, entries: Sequence[tuple[str, Colour]], top: int, width: int) -> int:
-    """Names with their colours, in as many rows as it takes; returns the pixel under the last. A single one needs none.
+    """Draw names with their colours, in as many rows as it takes; returns the pixel under the last.
 
-    On a canvas of one pixel it only measures.
+    A single name needs no legend. On a canvas of one pixel it only measures.
     """
     if len(entries) < 2:
         return top
@@ -177,7 +183,7 @@ def draw_legend(canvas: Canvas, entries: Sequence[tuple[str, Colour]], top: int,
 def bar_chart(
     groups: Mapping[str, Mapping[str, tuple[float, float]]], title: str, y_label: str, theme: str = "dark"
 ) -> Tensor:
-    """Groups of bars, each (mean, spread), where the spread is drawn up and down → (H, W, 3), float32 in 0–1.
+    """Draw groups of bars, each (mean, spread), where the spread is drawn up and down → (H, W, 3), float32 in 0–1.
 
     A bar of the same name has the same colour and place in every group; a group that lacks it has a gap there.
     """
@@ -224,7 +230,7 @@ def _draw_bar(
     colour: Colour,
     written: bool,
 ) -> None:
-    """height: from a value to its pixel. written: with the mean in figures over the bar."""
+    """Draw a mean and its spread. height: from a value to its pixel. written: with the mean in figures over the bar."""
     zero, end, middle = height(0), height(mean), left + width / 2
     draw_upright(canvas, round(left) + 1, width - 3, (zero, end), colour, 1)
     low, high = height(mean - spread), height(mean + spread)
@@ -245,7 +251,7 @@ def bars(
     colour: Colour,
     labelled: int = 5,
 ) -> None:
-    """Bars upwards from `at`, one per column, `height` for the value `most`; over the highest their indices."""
+    """Draw bars upwards from `at`, one per column, `height` for the value `most`; over the highest their indices."""
     gap = 0 if cell < 3 else 1 if cell < 12 else 2
     tops = [at[1] - height * value / most if most > 0 else at[1] for value in values.tolist()]
     for column, top in enumerate(tops):

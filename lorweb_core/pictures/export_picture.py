@@ -19,7 +19,7 @@ _BAR = 290
 
 
 def export_picture(report: Report, theme: str = "dark") -> Tensor:
-    """(H, W, 3), float32 in 0–1."""
+    """Draw an export: (H, W, 3), float32 in 0–1."""
     canvas = Canvas(WIDTH, HEIGHT, theme)
     canvas.text((24, 18), elided(canvas, report.file, 20, WIDTH - 48), 20)
     canvas.text((24, 48), _facts(report), 14, canvas.theme.faint)
@@ -86,7 +86,7 @@ def _draw_groups(canvas: Canvas, report: Report, at: tuple[int, int]) -> None:
 
 
 def _groups(report: Report) -> list[tuple[str, float, int]]:
-    """Label, error over the group, number of layers."""
+    """List the groups of layers: label, error over the group, number of layers."""
     groups, names = [], list(report.layers)
     for kind, stream, members in grouped(names):
         reports = {names[i]: report.layers[names[i]] for i in members}
@@ -96,16 +96,16 @@ def _groups(report: Report) -> list[tuple[str, float, int]]:
 
 
 def percent(share: float) -> str:
-    """Of three figures at most: 41.2 %, 0.021 %."""
+    """Write a share in three figures at most: 41.2 %, 0.021 %."""
     return f"{share * 100:.3g} %" if share * 100 >= 1e-3 or not share else f"{share * 100:.0e} %"
 
 
 def _height(error: float) -> float:
-    """Place on the logarithmic scale, 1 for 100 %."""
+    """Place an error on the logarithmic scale, 1 for 100 %."""
     return min(1.0, max(0.0, 1 + math.log10(max(error, 1e-30)) / _DECADES))
 
 
 def _steps(last: int) -> list[int]:
-    """About five round numbers from 0 to the last."""
+    """Choose about five round numbers from 0 to the last."""
     step = next(s for p in range(9) for s in (10**p, 2 * 10**p, 4 * 10**p, 5 * 10**p, 8 * 10**p) if last <= 5 * s)
     return list(range(0, last + 1, step))

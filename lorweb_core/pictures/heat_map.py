@@ -1,4 +1,4 @@
-"""Parts of the pictures that show coefficients and similarities: colour scales, ticks, bars, legends."""
+"""Parts of the pictures that show coefficients and similarities: colour scales, ticks, legends."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ SMALL = 12
 
 
 class Scale(NamedTuple):
-    """From values to the colours of a map."""
+    """Map values to the colours of a heat map."""
 
     low: float
     high: float
     colours: tuple[Colour, ...]
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Values → 0–1, as `Canvas.cells` takes them."""
+        """Bring values to 0–1, as `Canvas.cells` takes them."""
         return (values.double() - self.low) / (self.high - self.low)
 
 
 def scale_for(values: Tensor, theme: Theme, signed: bool = False) -> Scale:
-    """From 0 to the largest value; with negative ones, or if `signed`, symmetric about 0. Where all are 0, to 1."""
+    """Make the scale from 0 to the largest value; with negative ones, or if `signed`, symmetric about 0.
+
+    Where all are 0, to 1.
+    """
     most = float(values.abs().max()) or 1.0
     if signed or (values < 0).any():
         return Scale(-most, most, theme.diverging)
@@ -35,12 +38,12 @@ def scale_for(values: Tensor, theme: Theme, signed: bool = False) -> Scale:
 
 
 def number(value: float) -> str:
-    """Short: '0.0123', '12.3', '1.2e-05'."""
+    """Write a number in short: '0.0123', '12.3', '1.2e-05'."""
     return f"{value:.3g}"
 
 
 def step_for(room: float, needed: float) -> int:
-    """1, 2, 5, 10, 20, …: each how-manieth of things that are `room` apart gets a label that needs so much."""
+    """Choose 1, 2, 5, 10, 20, …: every how many of things that are `room` apart get a label that needs so much."""
     magnitude = 1
     while True:
         for step in (1, 2, 5):
@@ -50,14 +53,14 @@ def step_for(room: float, needed: float) -> int:
 
 
 def index_ticks(canvas: Canvas, at: tuple[float, float], labels: Sequence[int], cell: int) -> None:
-    """Numbers centred under columns that begin at `at`."""
+    """Write numbers centred under columns that begin at `at`."""
     step = step_for(cell, canvas.text_width("00", SMALL) + 6)
     for column in range(0, len(labels), step):
         canvas.text((at[0] + (column + 0.5) * cell, at[1]), str(labels[column]), SMALL, canvas.theme.faint, "ma")
 
 
 def colour_bar(canvas: Canvas, at: tuple[int, int], width: int, scale: Scale, what: str) -> None:
-    """A legend: the scale's colours, the numbers at its ends (and 0 in its middle), and beneath what they mean."""
+    """Draw a legend: the scale's colours, the numbers at its ends (and 0 in its middle), and beneath what they mean."""
     canvas.cells(at, torch.linspace(0, 1, width)[None], (1, 10), scale.colours)
     stops = [(0.0, scale.low, "la"), (1.0, scale.high, "ra")]
     if scale.low < 0:
@@ -68,5 +71,5 @@ def colour_bar(canvas: Canvas, at: tuple[int, int], width: int, scale: Scale, wh
 
 
 def blended(one: Colour, other: Colour, part: float) -> Colour:
-    """A colour between two."""
+    """Mix a colour between two."""
     return tuple(round(a + part * (b - a)) for a, b in zip(one, other, strict=True))

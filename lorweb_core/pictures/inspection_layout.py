@@ -18,22 +18,22 @@ THUMBNAIL = 96
 
 
 class Group(NamedTuple):
-    """Layers of one kind and stream, by block."""
+    """Place the layers of one kind and stream, by block."""
 
     kind: str
     stream: str
     layers: list[int]
     """Indices in the basis's order."""
     blocks: list[tuple[str, int]]
-    """Of each of them."""
+    """Block of each layer."""
     top: int
-    """Pixels, of its first row."""
+    """Top of its first row, pixels."""
     slot: tuple[int, int]
     """Pixels from where to where it may be labelled."""
 
 
 class Layout(NamedTuple):
-    """What is where, in pixels."""
+    """Say what is where, in pixels."""
 
     groups: list[Group]
     row: int
@@ -45,15 +45,15 @@ class Layout(NamedTuple):
     panel: int
     """Width of a heat map's column in the picture."""
     profiles: tuple[int, int]
-    """Left of each."""
+    """Left of each profile."""
     thumbnail: int
-    """Longest side."""
+    """Longest side of a thumbnail."""
     top: int
-    """Of what is under the title."""
+    """Top of what is under the title."""
     base: int
-    """On which the bars stand."""
+    """Height on which the bars stand."""
     bottom: int
-    """Under the last group."""
+    """Height under the last group."""
     width: int
     height: int
 
@@ -77,7 +77,7 @@ def layout_for(inspection: Inspection) -> Layout:
 
 
 def _group(layers: Sequence[str], top: int, row: int) -> tuple[list[Group], int]:
-    """The groups that there are, from `top` downwards, and where the last one ends."""
+    """Place the groups that there are, from `top` downwards, and tell where the last one ends."""
     groups = []
     for kind, stream, members in grouped(layers):
         height = max(SLOT, len(members) * row)

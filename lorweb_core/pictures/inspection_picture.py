@@ -19,7 +19,9 @@ from .thumbnails import Thumbnails
 
 
 def inspection_picture(inspection: Inspection, theme: str = "dark") -> Tensor:
-    """(H, W, 3), float32 in 0–1; its size depends on layers, N, and whether there are thumbnails and a comparison."""
+    """Draw an inspection: (H, W, 3), float32 in 0–1.
+
+    Its size depends on layers, N, and whether there are thumbnails and a comparison."""
     compared = inspection.compared
     layout = layout_for(inspection)
     canvas = Canvas(layout.width, layout.height, theme)
@@ -67,7 +69,7 @@ def _title(canvas: Canvas, layout: Layout, views: Sequence[Inspection]) -> None:
 
 
 def _group_labels(canvas: Canvas, layout: Layout) -> None:
-    """Names of the groups, and the numbers of some blocks beside their rows."""
+    """Write the names of the groups, and the numbers of some blocks beside their rows."""
     faint, right = canvas.theme.faint, layout.panels[0] - 8
     canvas.text((right, layout.base + 4), "block", SMALL, faint, "ra")
     for group in layout.groups:
@@ -88,7 +90,7 @@ def _group_labels(canvas: Canvas, layout: Layout) -> None:
 
 
 def _thumbnails(canvas: Canvas, at: tuple[int, int], layout: Layout, shown: Sequence[Thumbnails]) -> None:
-    """As many triplets as there is room for."""
+    """Draw as many triplets as there is room for."""
     end = layout.width - MARGIN if len(layout.panels) == 1 else at[0] + layout.panel
     side = layout.thumbnail
     triplet = 3 * side + 2 * 8
@@ -104,7 +106,7 @@ def _thumbnails(canvas: Canvas, at: tuple[int, int], layout: Layout, shown: Sequ
 
 
 def _sizes(canvas: Canvas, left: int, layout: Layout, view: Inspection, most: float, colour: Colour, name: str) -> None:
-    """The bars of the LoRAs' sizes, under a heading that ranks the largest."""
+    """Draw the bars of the LoRAs' sizes, under a heading that ranks the largest."""
     heading = layout.base - BARS - 42
     if name:
         canvas.text((left, heading), name, 14, colour)
@@ -150,7 +152,7 @@ def _profile(
     series: Sequence[tuple[Tensor, Colour]],
     axis: tuple[float, float],
 ) -> None:
-    """A value per layer beside its row: a bar, or of several series a mark each, in the colour of its caption."""
+    """Draw a value per layer beside its row: a bar, or of several series a mark each, in the colour of its caption."""
     left, (low, high) = layout.profiles[place], axis
     caption_colours = [canvas.theme.text, *([colour for _, colour in series] if len(series) > 1 else [])]
     for line, caption in enumerate(captions):

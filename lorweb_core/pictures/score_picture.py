@@ -32,7 +32,7 @@ TITLE = 26
 def score_picture(
     analogy: Triplet, b_primes: Sequence[Tensor], scores: Sequence[Score], order: Sequence[int], theme: str = "dark"
 ) -> Tensor:
-    """(H, W, 3), float in 0–1. order: as `rank` gives it; a b' is (H, W, 3), float in 0–1, of any size."""
+    """Draw scores: (H, W, 3), float in 0–1. order: as `rank` gives it; a b' is (H, W, 3), float in 0–1, of any size."""
     cell = _cell(Size(*analogy.b.shape[:2]))
     column = max(NARROWEST, cell.width)
     columns = 4 if len(b_primes) <= 4 else 6 if len(b_primes) <= 12 else 8
@@ -85,7 +85,7 @@ def _cell(b: Size) -> Size:
 
 
 def _bars(canvas: Canvas, score: Score, left: int, top: int, width: int) -> None:
-    """Follows from the middle, kept from the left; the number at the end of each."""
+    """Draw follows from the middle, kept from the left; the number at the end of each."""
     blue, orange, green = canvas.theme.series[:3]
     start, length, thick = left + 58, width - 58 - 48, 11
     track = canvas.theme.diverging[len(canvas.theme.diverging) // 2]
@@ -113,7 +113,7 @@ def _mark(canvas: Canvas, left: int, top: int, width: int, height: int) -> None:
 
 
 def _covered(b: Tensor, same: Tensor, colour: tuple[int, int, int]) -> Tensor:
-    """b where it should stay, and stripes where the pair changes."""
+    """Show b where it should stay, and stripes where the pair changes."""
     height, width = same.shape
     period = max(4, (height + width) // 40)
     diagonal = torch.arange(height)[:, None] + torch.arange(width)

@@ -9,7 +9,7 @@ from .chart import draw_upright
 
 
 def draw_shares(shares: Tensor, share: float, theme: str = "dark") -> Tensor:
-    """A bar for each LoRA, as high as its largest share, and the line that those kept reach: (H, W, 3)."""
+    """Draw a bar for each LoRA, as high as its largest share, and the line that those kept reach: (H, W, 3)."""
     left, top, height, step = 64, 64, 220, min(80, max(22, 640 // len(shares)))
     width, base = step * len(shares), top + height
     canvas = Canvas(left + max(width, 280) + 24, top + height + 56, theme)

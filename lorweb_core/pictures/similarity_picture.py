@@ -16,7 +16,7 @@ BARS = 90
 
 
 def similarity_picture(similarity: Similarity, theme: str = "dark") -> Tensor:
-    """(H, W, 3), float32 in 0–1: a heat map of the cosines in the order of `similarity`, sizes of the LoRAs above.
+    """Draw a heat map of the cosines in the order of `similarity`, sizes of the LoRAs above: (H, W, 3), float32 in 0–1.
 
     The scale ends at the largest cosine of two different LoRAs, so that the least structure shows; each LoRA's own, 1,
     is left grey.

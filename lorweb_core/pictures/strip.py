@@ -16,16 +16,16 @@ HEIGHT = 512
 """Pixels of the pictures, if none of them is lower."""
 
 ROW = 8
-"""The most pictures in one row."""
+"""Most pictures in one row."""
 
 WIDEST = 4
-"""A picture's width is at most this many times the common height; a wider one becomes lower."""
+"""Most that a picture's width is of the common height, in times; a wider one becomes lower."""
 
 
 def strip(
     images: Tensor | Sequence[Tensor], captions: Sequence[str] | None = None, theme: str = "dark", height: int = HEIGHT
 ) -> Tensor:
-    """Pictures (H, W, 3), float in 0–1, or batches of them, in reading order → (H, W, 3), float in 0–1.
+    """Lay out pictures (H, W, 3), float in 0–1, or batches of them, in reading order → (H, W, 3), float in 0–1.
 
     height: of all pictures, in pixels; less if none is that high. More than eight go into rows of about equal length.
     captions: of the pictures in turn; there may be fewer, what is over is left out. Raises LoRWebError if there is no

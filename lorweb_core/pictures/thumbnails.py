@@ -13,11 +13,11 @@ from ..grid import Size, fit_inside
 from ..triplet import Triplet
 
 LONGEST_SIDE = 128
-"""Pixels: 100 kB or so a triplet."""
+"""Pixels of the longest side: 100 kB or so a triplet."""
 
 
 class Thumbnails(NamedTuple):
-    """Of one pair (a, a') and one b: (h, w, 3), uint8, each in its own shape."""
+    """Hold small copies of one pair (a, a') and one b: (h, w, 3), uint8, each in its own shape."""
 
     a: Tensor
     a_prime: Tensor
@@ -25,7 +25,7 @@ class Thumbnails(NamedTuple):
 
 
 def make_thumbnails(analogies: Sequence[Triplet]) -> tuple[Thumbnails, ...]:
-    """One for each pair of each analogy."""
+    """Make thumbnails for each pair of each analogy."""
     small: dict[int, Tensor] = {}  # a picture is often part of many analogies
 
     def shrink(image: Tensor) -> Tensor:
@@ -37,12 +37,12 @@ def make_thumbnails(analogies: Sequence[Triplet]) -> tuple[Thumbnails, ...]:
 
 
 def thumbnail(image: Tensor) -> Tensor:
-    """(H, W, 3), float in 0–1 → (h, w, 3), uint8, on the CPU, not enlarged."""
+    """Shrink a picture, (H, W, 3), float in 0–1 → (h, w, 3), uint8, on the CPU; a small one is not enlarged."""
     return as_levels(fit_inside(image, Size(LONGEST_SIDE, LONGEST_SIDE), enlarge=False))
 
 
 def contact_sheet(thumbnails: Sequence[Thumbnails], background: float = 0.1) -> Tensor:
-    """a, a' and b in a row, each triplet below the one before, (H, W, 3), float in 0–1."""
+    """Lay out a, a' and b in a row, each triplet below the one before, (H, W, 3), float in 0–1."""
     side, gap = LONGEST_SIDE, 8
     sheet = torch.full((len(thumbnails) * (side + gap) + gap, 3 * (side + gap) + gap, 3), background)
     for row, pictures in enumerate(thumbnails):

@@ -17,7 +17,7 @@ SPACES = ("coefficients", "logits")
 
 
 def blend(mixtures: Sequence[Mixture], weights: Sequence[float], space: str = "coefficients") -> Mixture:
-    """Mixtures of one basis, each by its weight, which may be negative and need not add up to 1.
+    """Blend mixtures of one basis, each by its weight, which may be negative and need not add up to 1.
 
     space: 'coefficients', in which the changes ΔW add up as the coefficients do; or 'logits', before softmax or tanh,
     where the blend keeps to the coefficients that the encoder can give. A mixture of weight 0 is left out, and one of
@@ -87,7 +87,7 @@ def check_same_basis(one: Mixture, other: Mixture) -> None:
 
 
 def _tables(mixtures: Sequence[Mixture]) -> list[Tensor]:
-    """All of one shape, in the first one's order of layers: a single analogy is repeated for a batch."""
+    """Give all tables one shape, in the first one's order of layers: a single analogy is repeated for a batch."""
     tables = [replace(mixture, basis=mixtures[0].basis).table for mixture in mixtures]
     batches = {table.shape[1] for table in tables if table.ndim == 3}
     if len(batches) > 1:

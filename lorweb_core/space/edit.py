@@ -15,36 +15,36 @@ from ..mixture import Mixture
 from .logits import to_logits, to_scores
 
 MOST_PARTS = 10_000
-"""Of a text that names LoRAs: more are not understood."""
+"""Most parts of a text that names LoRAs."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What is done to the layers chosen, in this order. The defaults change nothing."""
+    """Describe what is done to the layers chosen, in this order. The defaults change nothing."""
 
     temperature: float = 1.0
-    """Logits are divided by it: below 1 the largest coefficients win, above 1 all become alike."""
+    """Divisor of the logits: below 1 the largest coefficients win, above 1 all become alike."""
     mute: str = ""
     """Indices of LoRAs whose coefficients become 0, such as '3, 8-11'."""
     solo: str = ""
-    """The same, of those that alone are kept."""
+    """Indices of LoRAs that alone are kept."""
     top_k: int | None = None
-    """How many of the largest coefficients, by absolute value, are kept in each layer."""
+    """Number of the largest coefficients, by absolute value, that are kept in each layer."""
     top_p: float = 1.0
-    """The fewest that make up this share of a layer's mass, Σ|c|, are kept."""
+    """Share of a layer's mass, Σ|c|: the fewest coefficients that make it up are kept."""
     renormalize: bool = False
     """Whether those kept are scaled to the mass that there was before mute, solo, top_k and top_p."""
     scale: float = 1.0
-    """At last, all are multiplied by this."""
+    """Factor of all coefficients, at last."""
 
     blocks: str = "all"
-    """Which layers are changed: see `layer_names.select`. The others stay as they are."""
+    """Layers that are changed: see `layer_names.select`. The others stay as they are."""
     kind: str = "all"
     stream: str = "all"
 
 
 def edit(mixture: Mixture, change: Edit) -> Mixture:
-    """The mixture with one change made. Changes compose: each works on what the one before left.
+    """Make one change to a mixture. Changes compose: each works on what the one before left.
 
     Raises LoRWebError if the change is out of range, or leaves nothing by muting every LoRA.
     """
@@ -74,7 +74,7 @@ def _mass(c: Tensor) -> Tensor:
 
 
 def _largest(c: Tensor, k: int, p: float) -> Tensor:
-    """1 for the coefficients kept, 0 for the others; of equals the first."""
+    """Mark the coefficients kept by 1, the others by 0; of equals the first are kept."""
     sizes, order = c.abs().sort(dim=-1, descending=True, stable=True)
     before = sizes.cumsum(-1) - sizes
     keep = before < p * sizes.sum(-1, keepdim=True)
@@ -83,20 +83,20 @@ def _largest(c: Tensor, k: int, p: float) -> Tensor:
 
 
 def _audible(change: Edit, n: int) -> Tensor:
-    """(N,): 0 for those muted, and with a solo for all others."""
-    heard = torch.zeros(n) if change.solo.strip() else torch.ones(n)
-    heard[indices(change.solo, n, "solo")] = 1
-    heard[indices(change.mute, n, "mute")] = 0
-    if not heard.any():
+    """Mark the LoRAs that are kept, (N,): 0 for those muted, and with a solo for all others."""
+    audible = torch.zeros(n) if change.solo.strip() else torch.ones(n)
+    audible[indices(change.solo, n, "solo")] = 1
+    audible[indices(change.mute, n, "mute")] = 0
+    if not audible.any():
         raise LoRWebError(
             f"mute {shown(change.mute)} and solo {shown(change.solo)} leave none of the {n} LoRAs. Leave one, or set "
             "the strength of Mixed LoRA Apply to 0."
         )
-    return heard
+    return audible
 
 
 def indices(text: str, n: int, name: str) -> list[int]:
-    """'3, 8-11' → [3, 8, 9, 10, 11]; '' → []. Raises LoRWebError on what is not that, or beyond n − 1."""
+    """Parse indices: '3, 8-11' → [3, 8, 9, 10, 11]; '' → []. Raises LoRWebError on anything else, or beyond n − 1."""
     found: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(",", MOST_PARTS))):
         numbers = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part)

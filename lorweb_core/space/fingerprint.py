@@ -16,7 +16,7 @@ _known: WeakKeyDictionary[LoRABasis, str] = WeakKeyDictionary()
 
 
 def fingerprint(basis: LoRABasis) -> str:
-    """SHA-256, in hexadecimal, of all layers' names and values. Equal for one file and the same in shards."""
+    """Compute the SHA-256, in hexadecimal, of all layers' names and values, in whatever files they lie."""
     if basis not in _known:
         with ThreadPoolExecutor() as pool:  # hashing lets other threads run
             digests = dict(zip(basis.layers, pool.map(_digest, basis.layers.values()), strict=True))

@@ -17,7 +17,9 @@ _known: WeakKeyDictionary[LoRABasis, Tensor] = WeakKeyDictionary()
 
 
 def basis_gram(basis: LoRABasis, progress: Progress | None = None) -> Tensor:
-    """Inner products of the changes scale · A_n B_n, per layer: (layers, N, N), float64. Kept as long as the basis."""
+    """Compute the inner products of the changes scale · A_n B_n, per layer: (layers, N, N), float64.
+
+    They are kept as long as the basis."""
     if basis not in _known:
         grams = []
         for done, layer in enumerate(basis.layers.values()):
@@ -31,7 +33,7 @@ def basis_gram(basis: LoRABasis, progress: Progress | None = None) -> Tensor:
 
 
 def layer_gram(layer: BasisLayer) -> Tensor:
-    """(N, N), float64, of products in float32."""
+    """Compute the inner products of one layer, (N, N), float64, of products in float32."""
     n, r = layer.A.shape[0], layer.A.shape[2]
     A = layer.A.mT.flatten(0, 1).float()
     B = layer.B.flatten(0, 1).float()
@@ -39,10 +41,10 @@ def layer_gram(layer: BasisLayer) -> Tensor:
 
 
 def inner(gram: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """⟨ΔW_x, ΔW_y⟩ of each layer, for coefficients x, y (..., layers, N) → (..., layers), float64."""
+    """Compute ⟨ΔW_x, ΔW_y⟩ of each layer, for coefficients x, y (..., layers, N) → (..., layers), float64."""
     return torch.einsum("...ln,lnm,...lm->...l", x.double(), gram, y.double())
 
 
 def lora_sizes(gram: Tensor, table: Tensor) -> Tensor:
-    """‖c_n A_n B_n‖ over all layers, for coefficients (layers, N) → (N,), float64."""
+    """Compute ‖c_n A_n B_n‖ over all layers, for coefficients (layers, N) → (N,), float64."""
     return (table.double() ** 2 * gram.diagonal(dim1=1, dim2=2)).sum(0).sqrt()

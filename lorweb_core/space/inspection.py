@@ -20,7 +20,7 @@ from .gram import basis_gram, inner, lora_sizes
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """Of one analogy's mixture. Sizes are Frobenius norms of changes of weights, float64."""
+    """Hold one analogy's mixture in numbers. Sizes are Frobenius norms of changes of weights, float64."""
 
     basis: str
     layers: tuple[str, ...]
@@ -39,16 +39,16 @@ class Inspection:
 
     @property
     def ranking(self) -> list[int]:
-        """LoRAs by size, the largest first; of equals the first."""
+        """Rank the LoRAs by size, the largest first; of equals the first."""
         return self.lora_sizes.sort(descending=True, stable=True).indices.tolist()
 
     @property
     def shares(self) -> Tensor:
-        """(N,): each LoRA's part of the sum of their sizes; 0 where all are 0."""
+        """Compute each LoRA's part, (N,), of the sum of their sizes; 0 where all are 0."""
         return _ratio(self.lora_sizes, self.lora_sizes.sum())
 
     def to_json(self) -> str:
-        """All of it but for the thumbnails, in strict JSON; numbers are rounded to 7 digits."""
+        """Write all but the thumbnails in strict JSON; numbers are rounded to 7 digits."""
         return json.dumps(self._described(), ensure_ascii=False, allow_nan=False)
 
     def _described(self) -> dict:
@@ -69,19 +69,19 @@ class Inspection:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """With another mixture of the same basis. A cosine is 0 where one of the two is 0."""
+    """Compare a mixture with another one of the same basis. A cosine is 0 where one of the two is 0."""
 
     other: Inspection
     difference: Tensor
     """(layers, N): this mixture's coefficients less the other's."""
     cosine: float
-    """Of the coefficients, all layers as one vector."""
+    """Cosine of the coefficients, all layers as one vector."""
     layer_cosines: Tensor
-    """(layers,): of each layer's coefficients."""
+    """(layers,): cosine of each layer's coefficients."""
     change_cosine: float
-    """Of the changes ΔW, all layers as one vector."""
+    """Cosine of the changes ΔW, all layers as one vector."""
     layer_change_cosines: Tensor
-    """(layers,): of each layer's ΔW."""
+    """(layers,): cosine of each layer's ΔW."""
 
     def described(self, layers: tuple[str, ...]) -> dict:
         rows = zip(
@@ -103,7 +103,7 @@ class Comparison:
 
 
 def inspect_mixture(mixture: Mixture, other: Mixture | None = None, progress: Progress | None = None) -> Inspection:
-    """One analogy's mixture in numbers, and with `other` how the two lie to one another.
+    """Inspect one analogy's mixture in numbers, and with `other` how the two lie to one another.
 
     Reads the whole basis once, to know its LoRAs' sizes and angles; `progress` is told of that.
     Raises LoRWebError for a batch, for an activation-routed basis, for mixtures of different bases, and if a
@@ -127,7 +127,7 @@ def inspect_mixture(mixture: Mixture, other: Mixture | None = None, progress: Pr
 
 
 def inspect_batch(mixture: Mixture, other: Mixture | None = None, progress: Progress | None = None) -> list[Inspection]:
-    """`inspect_mixture` for each analogy of a batch. `other` is of one analogy, or of as many."""
+    """Inspect the mixture of each analogy of a batch. `other` is of one analogy, or of as many."""
     ones = mixture.split()
     others = [None] if other is None else other.split()
     if len(others) not in (1, len(ones)):
@@ -157,7 +157,7 @@ def _seen(mixture: Mixture, gram: Tensor, compared: Comparison | None = None) ->
 
 
 def entropy(table: Tensor) -> Tensor:
-    """Coefficients (..., N) → (...), bits, of |c| / Σ|c|; 0 where all are 0."""
+    """Compute the entropy of coefficients (..., N) → (...), bits, of |c| / Σ|c|; 0 where all are 0."""
     mass = table.double().abs()
     return torch.special.entr(_ratio(mass, mass.sum(-1, keepdim=True))).sum(-1) / math.log(2)
 
@@ -185,7 +185,7 @@ def _cosine(product: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole; 0 where the whole is 0."""
+    """Compute part / whole; 0 where the whole is 0."""
     return torch.where(whole > 0, part / whole.where(whole > 0, torch.ones_like(whole)), 0.0)
 
 

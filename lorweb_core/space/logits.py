@@ -23,7 +23,7 @@ _MOST = 1 - torch.finfo(torch.float32).eps / 2
 
 
 class Logits(NamedTuple):
-    """Float64."""
+    """Hold logits and their mass, float64."""
 
     logits: Tensor
     """(..., N)"""
@@ -35,7 +35,7 @@ class Logits(NamedTuple):
 
 
 def to_logits(coefficients: Tensor, softmax: bool, parts: Sequence[int] | None = None) -> Logits:
-    """Coefficients (..., N) → logits; `parts` as in `mixing_coefficients`.
+    """Invert softmax or tanh: coefficients (..., N) → logits; `parts` as in `mixing_coefficients`.
 
     Raises LoRWebError if softmax or tanh cannot have given them.
     """
@@ -51,7 +51,7 @@ def to_logits(coefficients: Tensor, softmax: bool, parts: Sequence[int] | None =
 
 
 def to_scores(logits: Tensor, mass: Tensor, softmax: bool, parts: Sequence[int] | None = None) -> Tensor:
-    """The way back."""
+    """Apply softmax or tanh: logits → coefficients."""
     return softmax_by_parts(logits, parts) * mass if softmax else logits.tanh()
 
 

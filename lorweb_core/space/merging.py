@@ -51,10 +51,11 @@ def merge_bases(one: LoRABasis, other: LoRABasis, path: Path, progress: Progress
 
 
 def merged_layer(one: BasisLayer, other: BasisLayer, heads: int) -> BasisLayer:
-    """The LoRAs of both. Only one scale is kept, the larger; the other's ratio to it, at most 1, goes into its B.
+    """Join the LoRAs of two layers.
 
-    One projection serves both: every head has the rows of `one`, then those of `other`, and the keys of each are 0
-    where the other's rows are.
+    Only one scale is kept, the larger; the other's ratio to it, at most 1, goes into its B. One
+    projection serves both: every head has the rows of `one`, then those of `other`, and the keys of each are 0 where
+    the other's rows are.
     """
     rank = max(one.A.shape[2], other.A.shape[2])
     scale = max(one.scale, other.scale, key=abs)
@@ -78,9 +79,10 @@ def _rescaled(layer: BasisLayer, scale: float) -> Tensor:
 
 
 def _widened(keys: Tensor, heads: int, before: int, after: int) -> Tensor:
-    """Keys (N, h·d) with so many zeros around each head's. Logits are divided by √d: the keys make up for the larger.
+    """Widen keys (N, h·d) by so many zeros around each head's.
 
-    In float32 at least, as rounding them would change the routing.
+    Logits are divided by √d: the keys make up for the larger, in float32 at least, as rounding them would
+    change the routing.
     """
     keys = rearrange(keys.to(torch.promote_types(keys.dtype, torch.float32)), "n (h d) -> n h d", h=heads)
     d = keys.shape[2]

@@ -91,7 +91,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _coefficients(file: str, tensors: Mapping[str, Tensor], basis: LoRABasis) -> dict[str, Tensor]:
-    """Find those of every layer, in the basis's order: all (N,), or all (n, N). Raises LoRWebError if they are not."""
+    """Find the coefficients of every layer, in the basis's order: all (N,), or all (n, N).
+
+    Raises LoRWebError if they are not.
+    """
     found = {name.removeprefix(_COEFFICIENTS): t for name, t in tensors.items() if name.startswith(_COEFFICIENTS)}
     for layers, what in (basis.layers.keys() - found.keys(), "lacks"), (found.keys() - basis.layers.keys(), "has"):
         if layers:

@@ -21,10 +21,10 @@ from .gram import basis_gram, lora_sizes
 
 
 class Pruned(NamedTuple):
-    """What `prune_basis` made."""
+    """Hold what `prune_basis` made."""
 
     basis: LoRABasis
-    """The smaller one, loaded."""
+    """Smaller basis, loaded."""
     kept: list[int]
     """Indices in the old basis, in the order of the new."""
     shares: Tensor
@@ -32,7 +32,7 @@ class Pruned(NamedTuple):
 
 
 def largest_shares(mixtures: Sequence[Mixture], progress: Progress | None = None) -> Tensor:
-    """The largest share that each LoRA has in the change of any of the mixtures: (N,), float64.
+    """Find the largest share that each LoRA has in the change of any of the mixtures: (N,), float64.
 
     A share is ‖c_n A_n B_n‖ over all layers, divided by the sum of these over n: the shares of a mixture add up to 1,
     whether its LoRAs work together or against each other. Raises LoRWebError if there is no mixture, or if they are
@@ -50,7 +50,7 @@ def largest_shares(mixtures: Sequence[Mixture], progress: Progress | None = None
 
 
 def unused(mixtures: Sequence[Mixture], share: float, progress: Progress | None = None) -> list[int]:
-    """Indices of the LoRAs whose share in the change reaches `share` in none of the mixtures."""
+    """Find the LoRAs whose share in the change reaches `share` in none of the mixtures."""
     return (largest_shares(mixtures, progress) < share).nonzero().flatten().tolist()
 
 
@@ -100,13 +100,13 @@ def prune_basis(
 
 
 def carry_over(mixture: Mixture, kept: Sequence[int], smaller: LoRABasis) -> Mixture:
-    """The mixture for the pruned basis: of the LoRAs kept, the coefficients as they were."""
+    """Carry a mixture over to the pruned basis: of the LoRAs kept, the coefficients as they were."""
     coefficients = {name: mixture.coefficients[name][..., list(kept)] for name in smaller.layers}
     return replace(mixture, basis=smaller, coefficients=coefficients)
 
 
 def _parts_left(parts: tuple[int, ...] | None, kept: Sequence[int]) -> tuple[int, ...] | None:
-    """Of a merged basis, how many LoRAs each part still has; parts with none go."""
+    """Count how many LoRAs each part of a merged basis still has; parts with none go."""
     if parts is None:
         return None
     ends = torch.tensor(parts).cumsum(0)

@@ -14,20 +14,20 @@ from .gram import basis_gram
 
 
 class Similarity(NamedTuple):
-    """Of all pairs of a basis's N LoRAs, over some of its layers together."""
+    """Hold the cosines of all pairs of a basis's N LoRAs, over some of its layers together."""
 
     basis: str
     layers: int
-    """How many."""
+    """Number of layers."""
     cosines: Tensor
     """(N, N), float64, of their changes scale · A_n B_n; 0 for a LoRA that changes nothing, its own included."""
     sizes: Tensor
     """(N,), float64: ‖scale · A_n B_n‖."""
     order: list[int]
-    """The LoRAs so that similar ones lie together."""
+    """Order of the LoRAs in which similar ones lie together."""
 
     def to_json(self) -> str:
-        """Strict JSON; LoRAs are in the order of their indices, numbers are rounded to 7 digits."""
+        """Write strict JSON; LoRAs are in the order of their indices, numbers are rounded to 7 digits."""
         described = {
             "basis": self.basis,
             "loras": len(self.sizes),
@@ -46,7 +46,7 @@ def basis_similarity(
     kind: str = "all",
     stream: str = "all",
 ) -> Tensor:
-    """Cosines of the LoRAs' changes, (N, N), float64, all layers chosen taken as one vector; see `compare_loras`."""
+    """Compute the cosines of the LoRAs' changes, (N, N), float64, chosen layers as one vector; see `compare_loras`."""
     return compare_loras(basis, progress, blocks, kind, stream).cosines
 
 
@@ -70,7 +70,7 @@ def compare_loras(
 
 
 def similar_together(cosines: Tensor) -> list[int]:
-    """An order of the rows of (N, N): from the most similar pair on, at either end the most similar one left."""
+    """Order the rows of (N, N): from the most similar pair on, at either end the most similar one left."""
     n = len(cosines)
     if n == 1:
         return [0]

@@ -16,12 +16,15 @@ from ..errors import LoRWebError, named
 from .inspection import entropy
 
 DEAD = 0.01
-"""A LoRA whose share is below this part of an even one, 1 / N, for every analogy in every layer, is dead."""
+"""Part of an even share, 1 / N, below which a LoRA is dead if it stays there for every analogy in every layer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Usage:
-    """Over n analogies. A LoRA's share is ‖c_n A_n B_n‖ by the sum of these over the N LoRAs; float64, on the CPU."""
+    """Hold how a basis is used over n analogies.
+
+    A LoRA's share is ‖c_n A_n B_n‖ by the sum of these over the N LoRAs; float64, on the CPU.
+    """
 
     layers: tuple[str, ...]
     analogies: int
@@ -32,19 +35,22 @@ class Usage:
     layer_shares: Tensor
     """(layers, N): the mean over the analogies of the shares in each layer's change; 0 where there is none."""
     largest: Tensor
-    """(layers, N): the largest of these over the analogies."""
+    """(layers, N): the largest of the shares over the analogies."""
     shares: Tensor
     """(N,): the mean over the analogies of the shares in the change of all layers."""
 
     @property
     def dead(self) -> list[int]:
-        """LoRAs that no analogy uses anywhere. None of a basis that changes nothing yet: its B begin as zero."""
+        """Find the LoRAs that no analogy uses anywhere.
+
+        None of a basis that changes nothing yet: its B begin as zero.
+        """
         if not self.largest.any():
             return []
         return (self.largest.amax(0) < DEAD / len(self.shares)).nonzero().flatten().tolist()
 
     def described(self) -> dict[str, Any]:
-        """What strict JSON can hold, of the whole basis."""
+        """Describe the whole basis by what strict JSON can hold."""
         return {
             "analogies": self.analogies,
             "layers": len(self.layers),
@@ -55,7 +61,7 @@ class Usage:
 
 
 def basis_usage(basis: LoRABasis, queries: Tensor) -> Usage:
-    """Of a basis, over the analogies whose queries these are, (n, k, Q/k), as `encode_queries` gives them.
+    """Measure the usage of a basis over n analogies, by their queries, (n, k, Q/k), as `encode_queries` gives them.
 
     Raises LoRWebError for an activation-routed basis, and as `LoRABasis.route` does.
     """
@@ -64,7 +70,7 @@ def basis_usage(basis: LoRABasis, queries: Tensor) -> Usage:
 
 
 def measure_usage(coefficients: Mapping[str, Tensor], layers: Mapping[str, BasisLayer]) -> Usage:
-    """Of coefficients that are there already, such as a training's.
+    """Measure the usage of a basis by coefficients that are there already, such as a training's.
 
     coefficients: layer → (n, N), or (N,) for one analogy. layers: the same names. Raises LoRWebError if there is no
     coefficient, or if one is not finite.
@@ -96,7 +102,7 @@ def measure_usage(coefficients: Mapping[str, Tensor], layers: Mapping[str, Basis
 
 
 def _lora_norms(layer: BasisLayer) -> Tensor:
-    """‖A_n B_n‖ of a layer, times its scale: (N,), float64. As ⟨A_nᵀ A_n, B_n B_nᵀ⟩, of r×r products alone."""
+    """Compute ‖A_n B_n‖ of a layer, times its scale: (N,), float64. As ⟨A_nᵀ A_n, B_n B_nᵀ⟩, of r×r products alone."""
     A, B = layer.A.detach().float(), layer.B.detach().float()
     squares = ((A.mT @ A) * (B @ B.mT)).sum((1, 2)).cpu().double()
     # Rounding may leave a square a little below 0.
@@ -104,5 +110,5 @@ def _lora_norms(layer: BasisLayer) -> Tensor:
 
 
 def _shares(sizes: Tensor) -> Tensor:
-    """(n, N) → each row by its sum; 0 where that is 0."""
+    """Divide each row of (n, N) by its sum; 0 where that is 0."""
     return sizes / sizes.sum(-1, keepdim=True).clamp(min=torch.finfo(sizes.dtype).tiny)
