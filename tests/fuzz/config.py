@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from tests.fuzz import plain
-from tests.fuzz.basis import KEYS, RANK, SIZES, N, basis_tensors
-from tests.fuzz.case import Case
-from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, listed, odd_name, words
+from . import plain
+from .basis import KEYS, RANK, SIZES, N, basis_tensors
+from .case import Case
+from .mutations import BYTES, OBSTACLES, in_place_of, listed, odd_name, words
 
 DOCUMENT: dict[str, Any] = {
     "config": {
@@ -225,7 +225,7 @@ class _Plain(yaml.SafeLoader):
     def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, AttributeError):
             return node.value
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tests.fuzz.case import Case
-from tests.fuzz.host_world import GIVEN, TAKEN, World, give, gives, world
-from tests.fuzz.mutations import listed
+from .case import Case
+from .host_world import GIVEN, TAKEN, World, give, gives, world
+from .mutations import listed
 
 SOCKETS = {
     "MODEL": "model",
