@@ -260,7 +260,7 @@ def _check_training(path: Path, config) -> None:
     assert config.name == document["name"]
     assert re.fullmatch(r'[^<>:"/\\|?*\x00-\x1f]+', config.name)
     _compare({"train": config.train, "save": config.save, "sample": config.sample, "model": config.model}, process)
-    _compare({"network": config.network}, {"network": {**process.get("network", {}), "network_kwargs": {}}})
+    _compare({"network": config.network}, {"network": {**(process.get("network") or {}), "network_kwargs": {}}})
     for held, given in zip(config.datasets, process["datasets"], strict=True):
         _compare({"dataset": held}, {"dataset": given})
 
