@@ -233,4 +233,4 @@ def _check(around: World) -> None:
             value.check_values()
         elif isinstance(value, str):
             value.encode()
-            assert not value.startswith(("{", "[")) or json.loads(value) is not None
+            assert not value.startswith(("{", "[\n")) or json.loads(value) is not None

@@ -131,7 +131,8 @@ def split_by_edit(
     train = [analogy for analogy in analogies if analogy.edit not in kept]
     if analogies and not train:
         raise LoRWebError(
-            f"All {len(edits)} edits are kept for validation, none is left to train on: hold out fewer of them."
+            f"held_out and validation_share keep all {len(edits)} edits from training, and none is left: hold out "
+            "fewer of them."
         )
     return train, [analogy for analogy in analogies if analogy.edit in kept]
 
