@@ -175,7 +175,7 @@ def loss_of(host):
                 velocity = base.velocity(x, torch.tensor([0.6]), reference, batch.Text(words, pooled))
                 return velocity.double().square().mean()
 
-            with sys.modules[f"{pack}.nodes.differentiable"].differentiable(base.model, checkpointing):
+            with sys.modules[f"{pack}.nodes.host.differentiable"].differentiable(base.model, checkpointing):
                 yield loss, list(basis.parameters())
             for handle in handles:
                 handle.remove()
