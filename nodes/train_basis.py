@@ -7,12 +7,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import LoRABasis, LoRWebError
+from ..lorweb_core.pictures.loss_curve import recent_loss, seconds_per_step
 from ..lorweb_core.pictures.training_picture import training_picture
 from ..lorweb_core.space.usage import Usage, basis_usage
 from ..lorweb_core.training.data.analogies import split_by_edit
 from ..lorweb_core.training.data.examples import Examples
 from ..lorweb_core.training.data.pictures_on_disk import read_analogies
-from ..lorweb_core.training.loss_curve import recent_loss, seconds_per_step
 from ..lorweb_core.training.run_choice import chosen_run
 from ..lorweb_core.training.settings.config import (
     ModelSettings,

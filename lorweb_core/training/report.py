@@ -13,9 +13,9 @@ from urllib.parse import quote
 from ..files.atomic import replacing
 from ..files.pictures import write_png
 from ..pictures.heat_map import number
+from ..pictures.loss_curve import mean_width, recent_loss, seconds_per_step
 from ..pictures.training_picture import training_picture
 from ..space.usage import Usage
-from .loss_curve import mean_width, recent_loss, seconds_per_step
 from .settings.config import TrainingConfig
 from .settings.document import training_document
 from .trainer import Step
