@@ -43,7 +43,7 @@ figure { margin: 1rem 0; }
 def write_summary(
     folder: Path, config: TrainingConfig, losses: Sequence[Step], usage: Usage | None, strips: Sequence[Path]
 ) -> Path:
-    """`summary.html` and its pictures, `training.png` for light screens and `training-dark.png`; returns the page.
+    """Write the page and its pictures, one for light screens and one for dark ones; returns the page.
 
     strips: pictures of samples, the oldest first; the page shows the newest first and links to them, so they are best
     in `folder`. Raises LoRWebError, and leaves the file that was there, if one cannot be written.
