@@ -79,7 +79,9 @@ class TinyBase:
         return Tokens(0, batch.reference[0, 0].numel())
 
     def decode(self, latents: Tensor) -> Tensor:
-        return latents.movedim(1, -1)[..., :3].float().clamp(0, 1)
+        """Each value is 8 × 8 pixels."""
+        pixels = latents.movedim(1, -1)[..., :3].float().clamp(0, 1)
+        return pixels.repeat_interleave(8, 1).repeat_interleave(8, 2)
 
 
 class TinySource:
