@@ -1,7 +1,7 @@
 """Runs all tests: `python tools/test.py`. Makes its own environment; a ComfyUI, where there is one, is only used.
 
-`--core -k name` runs core tests alone, the fast loop; further arguments go to pytest. `--fuzz 1000` runs the fuzzing suite alone, with so many broken inputs of each kind and random seeds; `--endurance 300`
-so many analogies in a row.
+`--core -k name` runs core tests alone, the fast loop; further arguments go to pytest. `--fuzz 1000` runs the fuzzing
+suite alone, with so many broken inputs of each kind and random seeds; `--endurance 300` so many analogies in a row.
 """
 
 from __future__ import annotations
