@@ -10,9 +10,8 @@ from ..lorweb_core.export.lora_file import is_exported
 from ..lorweb_core.pictures.export_picture import export_picture
 from .host import save_path, shared_inputs, sockets
 from .host.checked_node import CheckedNode
+from .host.model_files import LORAS
 from .host.progress import progress_bar
-
-FOLDER = "loras"
 
 
 class ExportLoRA(CheckedNode):
@@ -86,10 +85,10 @@ class ExportLoRA(CheckedNode):
         theme: str = "dark",
     ) -> io.NodeOutput:
         layers = len(mixture.basis.layers)
-        with save_path.saving(FOLDER, name, if_exists, is_exported) as path:
+        with save_path.saving(LORAS, name, if_exists, is_exported) as path:
             report = export_lora(mixture, path, mode, rank, error, strength, dtype, progress=progress_bar(layers))
         if not report.error_by_rank:
             report = replace(report, error_by_rank=error_by_rank(mixture, progress_bar(layers)))
         image = export_picture(report, theme)[None]
-        listed = str(path.relative_to(save_path.root(FOLDER)))
+        listed = str(path.relative_to(save_path.root(LORAS)))
         return io.NodeOutput(image, report.to_json(), listed, ui=ui.PreviewImage(image, cls=cls))

@@ -5,9 +5,9 @@ from comfy_api.latest import io
 from ..lorweb_core import LoRABasis
 from ..lorweb_core.basis_file import is_written_basis
 from ..lorweb_core.space.merging import merge_bases
-from .basis_loader import FOLDER
 from .host import save_path, sockets
 from .host.checked_node import CheckedNode
+from .host.model_files import BASES
 from .host.progress import progress_bar
 
 
@@ -37,5 +37,5 @@ class MergeBases(CheckedNode):
     def execute(
         cls, basis_1: LoRABasis, basis_2: LoRABasis, name: str, if_exists: str = save_path.IF_EXISTS[0]
     ) -> io.NodeOutput:
-        with save_path.saving(FOLDER, name, if_exists, is_written_basis) as path:
+        with save_path.saving(BASES, name, if_exists, is_written_basis) as path:
             return io.NodeOutput(merge_bases(basis_1, basis_2, path, progress_bar(len(basis_1.layers))))

@@ -6,12 +6,12 @@ import math
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor, nn
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from .host import sockets
 from .host.checked_node import CheckedNode
 from .host.flux_layers import HostKeys, known_layers, layer_shape
+from .host.quantization import quantized_as
 from .host.runtime_injection import inject_mixture
 from .host.weight_adapter import MixedLoRAAdapter
 
@@ -114,20 +114,6 @@ def _why_not_better_merged(model: ModelPatcher, keys: HostKeys) -> str | None:
             cost = "are computed anew in every step" if stored.startswith("GGUF") else "would be rounded to it"
             return f"the model is stored as {stored}, and merged weights {cost}"
     return None
-
-
-def quantized_as(linear: nn.Module) -> str | None:
-    """The format of a Linear whose weights are stored otherwise than in 16 or 32 bits; None for ordinary ones."""
-    weight = linear.weight
-    if weight is None:  # not loaded from its file yet
-        return None
-    if hasattr(weight, "tensor_type"):  # ComfyUI-GGUF's GGMLTensor; BF16 too is unpacked and patched in each forward
-        name = getattr(weight.tensor_type, "name", "F32")
-        return None if name in ("F32", "F16") else f"GGUF {name}"
-    if type(weight) not in (Tensor, nn.Parameter):  # the host's QuantizedTensor, which shows its compute dtype
-        return getattr(linear, "quant_format", None) or type(weight).__name__
-    plain = weight.is_floating_point() and weight.dtype.itemsize > 1
-    return None if plain else str(weight.dtype).removeprefix("torch.")
 
 
 def _host_keys(model: ModelPatcher, basis: LoRABasis) -> HostKeys:

@@ -15,13 +15,10 @@ from ..lorweb_core.pictures.share_picture import draw_shares
 from ..lorweb_core.space.fingerprint import fingerprint
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
 from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
-from .basis_loader import FOLDER
 from .host import save_path, shared_inputs, sockets
 from .host.checked_node import CheckedNode
-from .host.model_files import folders, listed_file, listed_files
+from .host.model_files import BASES, MIXTURE_SUFFIX, MIXTURES, folders, listed_file, listed_files
 from .host.progress import progress_bar
-from .load_mixture import SUFFIX
-from .save_mixture import FOLDER as MIXTURES
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +93,7 @@ class PruneBasis(CheckedNode):
         (basis, *_), (share, *_), (name, *_), (if_exists, *_), (theme, *_) = basis, share, name, if_exists, theme
         saved, skipped = _load(_saved(saved_mixtures[0], required=True), basis)
         used = [*mixtures, *saved]
-        with save_path.saving(FOLDER, name, if_exists, is_written_basis) as path:
+        with save_path.saving(BASES, name, if_exists, is_written_basis) as path:
             pruned = prune_basis(basis, used, path, share, progress_bar(len(basis.layers)))
         report = {"file": path.name, "mixtures": len(used), "skipped": skipped, "share": share, **_loras(pruned)}
         image = draw_shares(pruned.shares, share, theme)[None]
@@ -118,14 +115,14 @@ def _saved(folder: str, required: bool = False) -> list[Path]:
     folder = folder.strip().replace("\\", "/")
     if not folder:
         return []
-    names = listed_files(MIXTURES, SUFFIX)
+    names = listed_files(MIXTURES, MIXTURE_SUFFIX)
     found = [name for name in names if PurePosixPath(name.replace("\\", "/")).is_relative_to(PurePosixPath(folder))]
     if required and not found:
         raise LoRWebError(
             f"saved_mixtures is {shown(folder)}, but no saved mixture is there in "
             f"{folders(MIXTURES)}. Give a subfolder of it, '.' for all, or nothing."
         )
-    return [listed_file(MIXTURES, name, SUFFIX) for name in found]
+    return [listed_file(MIXTURES, name, MIXTURE_SUFFIX) for name in found]
 
 
 def _load(paths: list[Path], basis: LoRABasis) -> tuple[list[Mixture], list[str]]:

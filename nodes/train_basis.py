@@ -24,9 +24,9 @@ from ..lorweb_core.training.settings.config import (
 )
 from ..lorweb_core.training.settings.document import checked_config
 from ..lorweb_core.training.trainer import Step
-from .basis_loader import FOLDER
 from .host import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .host.checked_node import CheckedNode
+from .host.model_files import BASES
 from .host.training_model import HostBase, HostEncoders
 from .host.training_session import Run
 from .host.training_setup import SHOWN, basis_config, contents, dataset, make_examples, model_name, optimizer_name
@@ -108,7 +108,7 @@ class TrainBasis(CheckedNode):
         data = dataset(folder, held_out, resolution)
         analogies = read_analogies(data.folder_path, seed=seed, roots=data_folders.roots())
         train, kept = split_by_edit(analogies, data.held_out)
-        path = save_path.run_folder(FOLDER, name)
+        path = save_path.run_folder(BASES, name)
         encoders = HostEncoders(model, vae, positive)
         base = HostBase(model, vae)
         wanted = TrainingConfig(
@@ -131,7 +131,7 @@ class TrainBasis(CheckedNode):
             sample=SampleSettings(sample_every=sample_every, seed=seed, count=SHOWN),
         )
         with chosen_run(
-            checked_config(wanted, "Train Basis"), if_exists, save_path.root(FOLDER), f"models/{FOLDER}"
+            checked_config(wanted, "Train Basis"), if_exists, save_path.root(BASES), f"models/{BASES}"
         ) as run_folder:
             config = run_folder.config
             basis_like = config.network.basis

@@ -50,8 +50,8 @@ def layer_shape(model: ModelPatcher, key: str | tuple) -> tuple[int, int]:
     return linear.in_features, size or linear.out_features
 
 
-def fused(keys: HostKeys) -> dict[str, list[Part]]:
-    """Each Linear within the host's diffusion_model, and the layers that it computes."""
+def layers_by_linear(keys: HostKeys) -> dict[str, list[Part]]:
+    """Group layers by the Linear within the host's diffusion_model that computes them."""
     linears: dict[str, list[Part]] = {}
     for layer, key in keys.items():
         weight, (_, start, _) = key if isinstance(key, tuple) else (key, (0, 0, None))

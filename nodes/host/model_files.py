@@ -8,6 +8,19 @@ import folder_paths
 
 from ...lorweb_core import LoRWebError
 from ...lorweb_core.errors import shown
+from ...lorweb_core.files.tensor_files import INDEX_SUFFIX
+
+BASES, MIXTURES, DATASETS, LORAS = "lorweb", "lorweb_mixtures", "lorweb_datasets", "loras"
+"""The host's names of the folders for bases, saved mixtures, pictures to train on, and ordinary LoRAs."""
+
+CHECKPOINTS = (".safetensors", INDEX_SUFFIX)
+"""Suffixes of a basis's file: whole, or the index of one in several files."""
+
+CONFIGS = (".yaml", ".yml")
+"""Suffixes of the training config beside a basis."""
+
+MIXTURE_SUFFIX = ".safetensors"
+"""Suffix of the files that Save Mixture writes."""
 
 
 def listed_files(folder: str, *suffixes: str) -> list[str]:
