@@ -1,3 +1,5 @@
+"""LoRWeB Basis Loader: a basis from its file."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,6 +19,8 @@ AUTO = "auto"
 
 
 class BasisLoader(CheckedNode):
+    """Load a learned basis of LoRAs with its config."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -36,10 +40,11 @@ class BasisLoader(CheckedNode):
                     options=[AUTO, *listed_files(BASES, *CONFIGS)],
                     default=AUTO,
                     tooltip="The training config that says how the basis is routed. auto: the YAML of the same name "
-                    "or config.yaml beside the checkpoint; without one what the tensors allow, the rest as released.",
+                    "or config.yaml beside the checkpoint. Without one, sizes are read from the tensors, and the rest "
+                    "is as released.",
                 ),
             ],
-            outputs=[sockets.Basis.Output("basis", tooltip="The basis, memory-mapped; for the Analogy Encoder.")],
+            outputs=[sockets.Basis.Output("basis", tooltip="The memory-mapped basis, for the Analogy Encoder.")],
         )
 
     @classmethod
@@ -64,6 +69,6 @@ class BasisLoader(CheckedNode):
 
 
 def _paths(basis_name: str, config_name: str) -> tuple[Path, Path | None]:
-    """The files of a basis and of its config, if it has one."""
+    """Find the files of a basis and of its config, if it has one."""
     basis = listed_file(BASES, basis_name, *CHECKPOINTS)
     return basis, find_config(basis) if config_name == AUTO else listed_file(BASES, config_name, *CONFIGS)

@@ -1,3 +1,5 @@
+"""Load Mixture: a mixture from its file."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -12,6 +14,8 @@ from .host.previews import with_thumbnails
 
 
 class LoadMixture(CheckedNode):
+    """Load a saved mixture onto the basis that it was made with."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -21,7 +25,7 @@ class LoadMixture(CheckedNode):
             description="Loads a mixture that Save Mixture saved, onto the basis that it was made with.",
             inputs=[
                 sockets.Basis.Input(
-                    "basis", tooltip="The basis that the mixture was made with; of another is refused."
+                    "basis", tooltip="The basis that the mixture was made with. With another basis the node refuses it."
                 ),
                 io.Combo.Input(
                     "mixture_name",

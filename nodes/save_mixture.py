@@ -1,16 +1,20 @@
+"""Save Mixture: a mixture as a file."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.mixture_file import is_mixture, save_mixture
-from .host import save_path, sockets
+from .host import save_path, shared_inputs
 from .host.checked_node import CheckedNode
 from .host.model_files import MIXTURES
 from .host.previews import with_thumbnails
 
 
 class SaveMixture(CheckedNode):
+    """Save a mixture, without its basis."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -19,7 +23,7 @@ class SaveMixture(CheckedNode):
             category="LoRWeB",
             description="Saves a mixture into models/lorweb_mixtures: coefficients and thumbnails, without the basis.",
             inputs=[
-                sockets.Mixture.Input("mixture", tooltip="From the Analogy Encoder, or a node that changes mixtures."),
+                shared_inputs.mixture(),
                 *save_path.inputs("the file", default="my_edit"),
             ],
             outputs=[io.String.Output("mixture_name", tooltip="The file's name, as Load Mixture lists it.")],

@@ -24,7 +24,7 @@ MIXTURE_SUFFIX = ".safetensors"
 
 
 def listed_files(folder: str, *suffixes: str) -> list[str]:
-    """Names, with subfolders, of the files in a models folder that have one of these suffixes."""
+    """List the names, with subfolders, of the files in a models folder that have one of these suffixes."""
     return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
 
 
@@ -34,7 +34,10 @@ def folders(folder: str) -> str:
 
 
 def listed_file(folder: str, name: str, *suffixes: str) -> Path:
-    """The file of that name. Only what the host lists is taken: another name may lead out of the folder."""
+    """Find the file of that name in a models folder.
+
+    Raises LoRWebError for a name that the host does not list, which may lead out of the folder.
+    """
     if name not in listed_files(folder, *suffixes):
         raise LoRWebError(
             f"{shown(name)} is not a {suffixes[0]} file in {folders(folder)}. "

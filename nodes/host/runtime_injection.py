@@ -60,7 +60,7 @@ class HostBasis(NamedTuple):
 
     patcher: ModelPatcher
     copies: WeakSet[PackedBasis]
-    """Its own model, and those of its clones for further GPUs."""
+    """The patcher's own model, and those of its clones for further GPUs."""
 
     def on(self, device: torch.device) -> PackedBasis:
         """Find the copy that is on a device; where there is none, tensors are brought there as they are used."""
