@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -64,10 +65,15 @@ class TinyBase:
         self.shapes = {Q: (CHANNELS, WIDTH), V: (CHANNELS, WIDTH), MODULATION: (POOLED, WIDTH), OUT: (WIDTH, CHANNELS)}
         self.device = torch.device("cpu")
         self.dtype = dtype
-        self.every_token = False
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
         return self.model(x, t.to(x.dtype), reference, text)
+
+    def training(self, checkpointing: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def guided(self, guidance: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def tokens(self, batch: Batch) -> Tokens:
         return Tokens(0, batch.reference[0, 0].numel())

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lorweb_core.config import BasisConfig
 from lorweb_core.diffusers_backend.base import FluxBase
+from lorweb_core.routing import Tokens
 from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.objective import Objective
 from lorweb_core.training.optimizer import make_optimizer
@@ -86,7 +87,7 @@ class _Unrouted(nn.Module):
 
     config = BasisConfig()
 
-    def route(self, query: Tensor) -> None:
+    def route(self, query: Tensor, tokens: Tokens) -> None:
         pass
 
 

@@ -96,8 +96,6 @@ def load_base(
             **options,
         )
     transformer.requires_grad_(False)
-    if train.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
     if model.offload:
         offload(transformer, device)
     elif not eight_bits:  # that bitsandbytes puts there itself

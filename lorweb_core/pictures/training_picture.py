@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..layer_names import KINDS, STREAMS, parse
-from ..training.loss_curve import mean_width, recent_loss, running_mean, seconds_per_step
 from .axis import Axis, linear_axis, log_axis, whole_axis
 from .canvas import Canvas
 from .heat_map import SMALL, Scale, bars, blended, colour_bar, index_ticks, number
 from .line_chart import Line, draw_lines
+from .loss_curve import LoggedStep, mean_width, recent_loss, running_mean, seconds_per_step
 
 if TYPE_CHECKING:
     from ..space.usage import Usage
-    from ..training.trainer import Step
 
 MARGIN = 24
 CURVES = 480
@@ -33,7 +32,7 @@ BARS, ENTROPY = 110, 110
 GROUP_GAP = 6
 
 
-def training_picture(losses: Sequence[Step], usage: Usage | None = None, theme: str = "dark") -> Tensor:
+def training_picture(losses: Sequence[LoggedStep], usage: Usage | None = None, theme: str = "dark") -> Tensor:
     """(H, W, 3), float32 in 0–1; its size depends on layers and N. losses: in order of their steps, some may lack.
 
     usage: None leaves its half away, as for an activation-routed basis.
@@ -59,7 +58,7 @@ def training_picture(losses: Sequence[Step], usage: Usage | None = None, theme: 
     return canvas.tensor()
 
 
-def _title(losses: Sequence[Step]) -> str:
+def _title(losses: Sequence[LoggedStep]) -> str:
     if not losses:
         return "Training: no step is done yet"
     steps, over = losses[-1].number, min(mean_width(len(losses)), len(losses))
@@ -67,7 +66,7 @@ def _title(losses: Sequence[Step]) -> str:
     return f"Training: {steps:,} step{'s' * (steps != 1)}, loss {number(recent_loss(losses))}{mean}"
 
 
-def _facts(losses: Sequence[Step]) -> str:
+def _facts(losses: Sequence[LoggedStep]) -> str:
     if not losses:
         return ""
     lowest = min(losses, key=lambda step: step.loss)
@@ -76,7 +75,7 @@ def _facts(losses: Sequence[Step]) -> str:
     )
 
 
-def _draw_loss(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int], height: int) -> None:
+def _draw_loss(canvas: Canvas, losses: Sequence[LoggedStep], at: tuple[int, int], height: int) -> None:
     theme = canvas.theme
     width = mean_width(len(losses))
     canvas.text((MARGIN, at[1] - 34), "Loss", 14)
@@ -90,7 +89,7 @@ def _draw_loss(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int], heig
     draw_lines(canvas, at, (CURVES, height), lines, _steps(losses), log_axis(values))
 
 
-def _draw_rate(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int]) -> None:
+def _draw_rate(canvas: Canvas, losses: Sequence[LoggedStep], at: tuple[int, int]) -> None:
     canvas.text((MARGIN, at[1] - 30), "Learning rate", 14)
     rates = [(step.number, step.learning_rate) for step in losses]
     axis = linear_axis((rate for _, rate in rates), marks=2)
@@ -98,7 +97,7 @@ def _draw_rate(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int]) -> N
     canvas.text((at[0] + CURVES / 2, at[1] + RATE + 28), "step", 13, canvas.theme.faint, "ma")
 
 
-def _steps(losses: Sequence[Step]) -> Axis:
+def _steps(losses: Sequence[LoggedStep]) -> Axis:
     return whole_axis(losses[-1].number if losses else 1)
 
 

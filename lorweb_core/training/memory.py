@@ -88,6 +88,6 @@ def short_of(needed: Memory, device: torch.device) -> str | None:
     if free >= needed.total:
         return None
     return (
-        f"{device} has {free / 1e9:.1f} GB free, which may not do. Less is needed with a smaller train.batch_size, "
-        "with train.gradient_checkpointing=true, and with model.quantize=true or model.offload=true."
+        f"{device} has {free / 1e9:.1f} GB free, which may not be enough. Less is needed with a smaller "
+        "train.batch_size, with train.gradient_checkpointing=true, and with model.quantize=true or model.offload=true."
     )

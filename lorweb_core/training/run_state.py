@@ -1,4 +1,4 @@
-"""`resume.pt`: what a training goes on from, and whether it is that."""
+"""What a training goes on from, and whether it is that."""
 
 from __future__ import annotations
 

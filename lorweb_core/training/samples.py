@@ -19,12 +19,12 @@ def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int
     noise = torch.randn(batch.target.shape, generator=generator(seed)).to(base.device)
     tokens = noise.shape[-2] * noise.shape[-1] // 4
     batch = to(batch, base)
-    basis.tokens = base.tokens(batch)
+    basis.route(batch.query, base.tokens(batch))
+    every_token = not basis.config.external_query
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return base.velocity(x.to(base.dtype), t, batch.reference, batch.text).float()
+        return base.velocity(x.to(base.dtype), t, batch.reference, batch.text, every_token).float()
 
-    basis.route(batch.query)
     return base.decode(sample(velocity, noise, steps, tokens))
 
 

@@ -87,8 +87,7 @@ class TrainableBasis(nn.Module):
                 f"There is no memory for {config.loras_num:,} LoRAs of rank {config.linear:,} with keys of "
                 f"{config.lora_keys_dim:,} values. Choose fewer, or smaller ones."
             ) from error
-        self.tokens = Tokens(0, 0)
-        """How the forward pass's tokens are made up; set by whoever calls the model, for activation-routed bases."""
+        self._tokens: Tokens | None = None
         self._routed: dict[TrainableLayer, Tensor] = {}
 
     def named_layers(self) -> Iterator[tuple[str, TrainableLayer]]:
@@ -118,13 +117,15 @@ class TrainableBasis(nn.Module):
             for name, parts in linears.items()
         ]
 
-    def route(self, query: Tensor | None) -> dict[str, Tensor]:
-        """From now on the model has the mixtures of these queries, one for each picture of its batch.
+    def route(self, query: Tensor | None, tokens: Tokens | None = None) -> dict[str, Tensor]:
+        """Give the model the mixtures of these queries, one for each picture of its batch.
 
         query: (n, k, Q/k), or in patch modes (n, t, Q), where each of the t tokens is a query of its own; None for an
-        activation-routed basis. Returns the coefficients, layer → (n, N), none for the latter. They are worked out once
-        and stay until the next call: checkpointed blocks run their hooks again in the backward pass.
+        activation-routed basis. tokens: how the forward pass's tokens are made up, which the latter must know. Returns
+        the coefficients, layer → (n, N), none for the latter. They are worked out once and stay, as the tokens do,
+        until the next call: checkpointed blocks run their hooks again in the backward pass.
         """
+        self._tokens = tokens
         if self.config.external_query:
             query = query.reshape(len(query), -1, self.query_width)
             self._routed = {layer: layer.coefficients(query, self.config) for layer in self.layers}
@@ -146,5 +147,5 @@ class TrainableBasis(nn.Module):
     def _coefficients(self, part: Part, layer: TrainableLayer, x: Tensor) -> Tensor:
         if self.config.external_query:
             return self._routed[layer]
-        query = token_query(part.layer, x, self.tokens, self.config.query_mode, self.config.pooling_type)
+        query = token_query(part.layer, x, self._tokens, self.config.query_mode, self.config.pooling_type)
         return layer.coefficients(query[:, None], self.config)

@@ -33,10 +33,11 @@ class Step(NamedTuple):
 
 
 class OneProcess:
-    """The part of accelerate.Accelerator that the loop uses, for one process: a ComfyUI has no accelerate."""
+    """Do for one process what a training uses of accelerate.Accelerator: a ComfyUI has no accelerate."""
 
     process_index = 0
     num_processes = 1
+    is_main_process = True
 
     def prepare(self, module: nn.Module) -> nn.Module:
         return module
@@ -49,6 +50,12 @@ class OneProcess:
 
     def gather(self, values: Tensor) -> Tensor:
         return values
+
+    def main_process_first(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def wait_for_everyone(self) -> None:
+        pass
 
 
 class Diverged(LoRWebError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import comfy.model_management
 import torch
@@ -14,7 +16,7 @@ from ...lorweb_core import LoRWebError
 from ...lorweb_core.routing import Tokens
 from ...lorweb_core.training.data.batch import Batch, Text
 from ..mixed_lora_apply import quantized_as
-from .differentiable import attention, leave_inference_mode
+from .differentiable import attention, differentiable, leave_inference_mode
 from .flux_layers import block_layers, fused, layer_shape, linear_of
 
 NO_GRADIENTS = ("convrot_w4a4", "asym_w4a8_int8")
@@ -52,14 +54,35 @@ class HostBase:
         self.dtype = self.patcher.model.get_dtype_inference()
 
     def load(self) -> None:
-        """Onto its device, whole: weights that are streamed in are gone before the backward pass needs them."""
+        """Load the model onto its device, whole.
+
+        Weights that are streamed in are gone before the backward pass needs them.
+        """
         # Before the host moves them, and those that it made anew in inference mode.
         leave_inference_mode(self.model)
         # All memory there is, as the host's own training asks for.
         comfy.model_management.load_models_gpu([self.patcher], memory_required=1e20, force_full_load=True)
         leave_inference_mode(self.model)
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text) -> Tensor:
+    @contextmanager
+    def training(self, checkpointing: bool) -> Iterator[None]:
+        """Load the model and let gradients run through it within; its weights stay what they are."""
+        self.load()
+        with differentiable(self.model, checkpointing):
+            yield
+
+    @contextmanager
+    def guided(self, guidance: float) -> Iterator[None]:
+        """Tell the guidance embedding another number within; afterwards the model is on its device again."""
+        before, self.guidance = self.guidance, guidance
+        try:
+            yield
+        finally:
+            self.guidance = before
+            self.load()  # decoding may have taken its place
+
+    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
+        """See `Base.velocity`. Every token comes to the layers, whatever is asked for."""
         # Here a step can be given up without a trace, and a sampling takes many of these.
         comfy.model_management.throw_exception_if_processing_interrupted()
         return self.model(

@@ -64,8 +64,8 @@ def optimizer_name(device: torch.device) -> str:
     return "adamw8bit" if device.type == "cuda" and importlib.util.find_spec("bitsandbytes") else "adamw"
 
 
-def model_name(encoders: HostEncoders, analogies: Sequence[Analogy]) -> str:
-    """What stands for the model in a run's config: with another prompt or other pictures it is another run."""
+def run_identity(encoders: HostEncoders, analogies: Sequence[Analogy]) -> str:
+    """Tell runs apart whose configs are equal: with another prompt or other pictures it is another run."""
     pictures = dict.fromkeys(picture.path for analogy in analogies for picture in analogy.pictures)
     return f"ComfyUI, {encoders.identity[:12]}, {contents(pictures)[:12]}"
 

@@ -21,13 +21,17 @@ from .disk_cache import DiskCache, Tensors
 
 
 class Encoders(Protocol):
-    """The frozen parts of the base that make of pictures and words what it takes."""
+    """Be the frozen parts of the base that make of pictures and words what it takes."""
+
+    @property
+    def identity(self) -> str:
+        """Tell these encoders from others that make other numbers."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(n, H, W, 3), float32 in 0–1 → latents (n, C, h, w) as the base denoises them, float32 on the CPU."""
+        """Encode (n, H, W, 3), float32 in 0–1, as latents (n, C, h, w) that the base denoises, float32 on the CPU."""
 
     def encode_text(self, captions: list[str]) -> Text:
-        """Of as many tokens for every caption, on the CPU."""
+        """Encode captions, each as equally many tokens, on the CPU."""
 
 
 def analogy_grids(
