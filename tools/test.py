@@ -11,7 +11,6 @@ import os
 import secrets
 import subprocess
 import sys
-from pathlib import Path
 
 from environment import ROOT, find_host, own_python, pip
 
@@ -19,7 +18,7 @@ TESTS = ROOT / "tests"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--core", action="store_true", help="only core tests; further arguments go to pytest")
     parser.add_argument("--fuzz", type=int, metavar="N", help="only the fuzzing suite: N cases of each kind")
     parser.add_argument("--seed", type=int, help="the first case of --fuzz, which was printed, to have the same again")
@@ -29,7 +28,7 @@ def main() -> int:
         parser.error(f"unknown: {' '.join(further)}")
     files, graphs = [TESTS / "fuzz" / "test_files.py"], [TESTS / "fuzz" / "test_graphs.py"]
     if asked.core:
-        named = any(Path(each.partition("::")[0]).exists() for each in further)
+        named = any(each.partition("::")[0].endswith(".py") for each in further)
         return core_tests(*([] if named else [TESTS / "core"]), *further)
     if asked.endurance:
         os.environ["LORWEB_ENDURANCE"] = str(asked.endurance)
