@@ -1,4 +1,5 @@
-"""Measures the README's figures: `python tools/benchmark.py`. Ratios compare two things timed in turn, in one run.
+"""Measures the figures of docs/benchmarks.md: `python tools/benchmark.py`. Ratios compare two things timed in
+turn, in one run.
 
 Needs a ComfyUI, 6 GB of memory and 2 GB of disk. The basis has the published geometry, with random values; the sampling
 step runs one double and two single blocks of FLUX.1's width in bfloat16 on the CPU.

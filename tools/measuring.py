@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: times in turn, memory, rows of the README's tables, a basis of full size."""
+"""What the benchmarks have in common: times in turn, memory, rows of the documents' tables, a basis of full size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What quantized FLUX weights do to a mixture: `python tools/quantized.py` prints the README's table.
+"""What quantized FLUX weights do to a mixture: `python tools/quantized.py` prints the table of docs/quantized.md.
 
 Needs a ComfyUI, 6 GB of memory and 4 GB of disk; takes about three minutes on two cores. One double and one single
 block of FLUX.1's width with random weights go through the host's own loading code in each format, as in a user's file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -82,6 +83,6 @@ def _cut(canvas: Canvas, line: str, width: int, size: int) -> str:
     if canvas.text_width(line, size) <= width:
         return line
     line = line.removesuffix(" ...")
-    while line and canvas.text_width(f"{line}...", size) > width:
-        line = line[:-1]
-    return f"{line}..."
+    lengths = range(1, len(line) + 1)
+    fitting = bisect_right(lengths, width, key=lambda length: canvas.text_width(f"{line[:length]}...", size))
+    return f"{line[:fitting]}..."
