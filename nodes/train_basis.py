@@ -181,7 +181,7 @@ def _report(run: RunFolder, losses: Sequence[Step], analogies: int, held_out: li
 
 
 def _usage(basis: LoRABasis, source: Examples) -> Usage | None:
-    """On analogies as training draws them; None where the coefficients are known in the forward pass only."""
+    """Measure the usage on analogies as training draws them; None where only the forward pass has coefficients."""
     if not basis.config.external_query:
         return None
     return basis_usage(basis, torch.cat([source.draw(step).query for step in range(MEASURED)]))

@@ -25,7 +25,7 @@ _IN_BLOCKS = re.compile(r"(single_)?transformer_blocks\.")
 
 
 class FluxBase:
-    """The `Base` of a transformer and what decodes its latents.
+    """Make a `Base` of a transformer and of what decodes its latents.
 
     layers: None for every Linear inside the blocks, as published; else an expression that names are searched for, or
     the names. guidance: what the guidance embedding is told. decode: latents (n, C, h, w) as the transformer denoises
@@ -76,7 +76,10 @@ class FluxBase:
 
 
 def chosen_layers(transformer: nn.Module, layers: str | Sequence[str] | None = None) -> dict[str, nn.Linear]:
-    """The Linears that get LoRAs, by their published names. Raises LoRWebError if one named is not there, or none."""
+    """Find the Linears that get LoRAs, by their published names.
+
+    Raises LoRWebError if one named is not there, or none.
+    """
     known = {
         PREFIX + name: module
         for name, module in transformer.named_modules()

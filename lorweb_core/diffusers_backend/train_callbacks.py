@@ -23,7 +23,7 @@ OnStep = Callable[[Step, int], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came while a step ran, which was then done."""
+    """Tell that Ctrl-C or SIGTERM came while a step ran, which was then done."""
 
 
 class CommandCallbacks(Callbacks):

@@ -100,7 +100,7 @@ def _train(
 
 
 def _memory(config: TrainingConfig, device: torch.device) -> Memory:
-    """What training will need. Raises LoRWebError if the model or the layers chosen are not there."""
+    """Estimate what training will need. Raises LoRWebError if the model or the layers chosen are not there."""
     transformer = outline(config.model.name_or_path)
     layers = chosen_layers(transformer, config.network.layers).values()
     return estimate(config, transformer, layers, device.type == "cuda")

@@ -17,7 +17,7 @@ from .trainable_basis import Linears, TrainableBasis
 
 
 class Base(Protocol):
-    """Be the frozen model that a basis is learned for."""
+    """Describe the frozen model that a basis is learned for."""
 
     model: nn.Module
     linears: Linears

@@ -97,7 +97,7 @@ def _facts(config: TrainingConfig, losses: Sequence[Step], usage: Usage | None) 
 
 
 def _flat(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Settings by their dotted names, as `--set` takes them."""
+    """List settings by their dotted names, as `--set` takes them."""
     if isinstance(values, list) and values and isinstance(values[0], dict):
         values = dict(enumerate(values))
     if isinstance(values, Mapping):

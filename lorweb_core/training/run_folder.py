@@ -213,7 +213,7 @@ class RunFolder:
         return kept.state
 
     def save(self, training: Training, final: bool = False) -> LoRABasis:
-        """A checkpoint and the state to go on from; older checkpoints beyond those to keep are deleted after that.
+        """Write a checkpoint and the state to go on from, and then delete older checkpoints beyond those to keep.
 
         Raises LoRWebError, and leaves what was there, if the disk has no room.
         """
@@ -251,7 +251,7 @@ class RunFolder:
         return read_losses(self.losses_file)
 
     def _keep_losses(self, done: int) -> None:
-        """Steps after the state that is gone on from will be done again."""
+        """Drop the steps after the state that is gone on from, which will be done again."""
         if os.path.lexists(self.losses_file):
             write_losses(self.losses_file, [step for step in self.losses() if step.number <= done])
 
@@ -267,5 +267,5 @@ class RunFolder:
 
 
 def _escaped(name: str) -> str:
-    """For glob, in which brackets mean something."""
+    """Escape a name for glob, in which brackets mean something."""
     return name.replace("[", "[[]")

@@ -24,7 +24,7 @@ NO_GRADIENTS = ("convrot_w4a4", "asym_w4a8_int8")
 
 
 class HostBase:
-    """The `Base` of training: a FLUX.1 as the host has it loaded, with what is patched onto it.
+    """Make a `Base` of a FLUX.1 as the host has it loaded, with what is patched onto it.
 
     guidance: what the guidance embedding is told; 1 while training, as published. Raises LoRWebError if the model is no
     FLUX.1, is stored in a format without gradients, or has patches around its forward pass.
@@ -106,14 +106,14 @@ class HostBase:
 
 
 def _own_weights(model: ModelPatcher) -> ModelPatcher:
-    """Where the host pages weights in and out by itself, the same model without that."""
+    """Get the model without the host's paging of weights, where it pages them in and out by itself."""
     if model.is_dynamic() and hasattr(model, "get_non_dynamic_delegate"):
         return model.get_non_dynamic_delegate()
     return model
 
 
 class HostEncoders:
-    """The `Encoders` of training data. Every caption is the prompt that is given, which the host has encoded already.
+    """Make `Encoders` of the host's. Every caption is the prompt that is given, which the host has encoded already.
 
     positive: the host's CONDITIONING. Raises LoRWebError if it is not one prompt.
     """
@@ -129,7 +129,7 @@ class HostEncoders:
         self.text = Text(tokens.float().cpu(), pooled.float().cpu())
         picture = torch.linspace(0, 1, 64 * 64 * 3).view(1, 64, 64, 3)
         self.identity = digest(self.encode_image(picture), *self.text)
-        """Of the prompt, and of the autoencoder by what it makes of a picture."""
+        """Digest of the prompt, and of what the autoencoder makes of a picture."""
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class HostEncoders:
 
 
 def digest(*tensors: Tensor) -> str:
-    """Tells tensors from others."""
+    """Digest tensors, to tell them from others."""
     hashed = hashlib.sha256()
     for tensor in tensors:
         hashed.update(tensor.float().cpu().contiguous().numpy().tobytes())

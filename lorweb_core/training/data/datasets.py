@@ -25,18 +25,18 @@ Bar = Callable[[str, int], Progress]
 
 
 class Data(NamedTuple):
-    """A dataset's analogies, by edit."""
+    """Hold a dataset's analogies, split by edit."""
 
     settings: DatasetSettings
     seen: list[Analogy]
     """To train on."""
     unseen: list[Analogy]
-    """Of edits that are kept from training."""
+    """Analogies of edits that are kept from training."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Of several sources one for each batch, the larger the likelier: batches of one size of picture."""
+    """Draw each batch from one of several sources, the larger the likelier: batches of one size of picture."""
 
     sources: Sequence[Examples]
     seed: int
@@ -48,7 +48,7 @@ class OneOf:
 
 
 def find_analogies(config: TrainingConfig) -> list[Data]:
-    """Of each dataset. Raises LoRWebError where there are none."""
+    """Find the analogies of each dataset. Raises LoRWebError where there are none."""
     found = []
     for data in config.datasets:
         analogies = read_analogies(
@@ -85,12 +85,12 @@ class Encoded:
         self._encoders, self._vision, self._cache, self._bar = encoders, vision, cache, bar
 
     def source(self) -> OneOf:
-        """Of all that is to be trained on."""
+        """Encode all that is to be trained on, and draw from it."""
         self._training = [self._examples(data.settings, data.seen) for data in self.datasets]
         return OneOf(self._training, self.config.train.seed)
 
     def shown(self) -> Batch:
-        """Analogies to sample while training: of edits that it does not see, where there are such."""
+        """Choose analogies to sample while training: of edits that it does not see, where there are such."""
         chosen: dict[str, Analogy] = {}
         # All of one dataset, as they are one batch.
         data = next((data for data in self.datasets if data.unseen), self.datasets[0])
