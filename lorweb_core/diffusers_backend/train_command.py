@@ -90,8 +90,9 @@ def _train(
         with callbacks.noting_interrupts():
             session.run()
     except torch.OutOfMemoryError as error:
+        step = min(session.done + 1, config.train.steps)  # the samples in the end are the last one's
         raise LoRWebError(
-            f"The GPU ran out of memory after step {session.done}. Try a smaller train.batch_size (and as many more "
+            f"The GPU ran out of memory in step {step}. Try a smaller train.batch_size (and as many more "
             "train.gradient_accumulation_steps), train.gradient_checkpointing=true, model.quantize=true, or "
             "model.offload=true."
         ) from error
