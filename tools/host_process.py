@@ -34,8 +34,7 @@ FLUX_1 = {
 def load_pack(comfyui: Path, base: Path) -> SimpleNamespace:
     """Load the pack into the host.
 
-    Of what is returned `.node(id)` is a node's class; `.core`, `.basis`, `.apply`, `.encoder` the pack's modules; `.models` a
-    folder.
+    Returns `.node(id)`, a node's class; `.core`, `.basis`, `.apply`, `.encoder`, the modules; `.models`, a folder.
     """
     sys.path.insert(0, str(comfyui))
     import comfy.cli_args
