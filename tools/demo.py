@@ -97,7 +97,7 @@ def in_diffusers() -> None:
 
 
 def save_pictures(folder: Path) -> list[str]:
-    """Triplets of edits that no training of the basis has seen; their names."""
+    """Save triplets of edits that no training of the basis has seen; returns their names."""
     from small_world import install
     from small_world.world import edits
 
