@@ -26,9 +26,9 @@ from ..lorweb_core.training.settings.config import (
 )
 from ..lorweb_core.training.settings.document import checked_config
 from ..lorweb_core.training.trainer import Step
-from .basis_loader import FOLDER
 from .host import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .host.checked_node import CheckedNode
+from .host.model_files import BASES
 from .host.training_model import HostBase, HostEncoders
 from .host.training_session import HostCallbacks
 from .host.training_setup import SHOWN, basis_config, contents, dataset, make_examples, optimizer_name, run_identity
@@ -110,7 +110,7 @@ class TrainBasis(CheckedNode):
         data = dataset(folder, held_out, resolution)
         analogies = read_analogies(data.folder_path, seed=seed, roots=data_folders.roots())
         train, kept = split_by_edit(analogies, data.held_out)
-        path = save_path.run_folder(FOLDER, name)
+        path = save_path.run_folder(BASES, name)
         encoders = HostEncoders(model, vae, positive)
         base = HostBase(model, vae)
         wanted = TrainingConfig(
@@ -140,8 +140,8 @@ class TrainBasis(CheckedNode):
         with chosen_run(
             checked_config(wanted, "Train Basis"),
             if_exists,
-            save_path.root(FOLDER),
-            f"models/{FOLDER}",
+            save_path.root(BASES),
+            f"models/{BASES}",
             run_identity(encoders, train),
         ) as run:
             config = run.config

@@ -15,9 +15,9 @@ from torch import Tensor
 from ...lorweb_core import LoRWebError
 from ...lorweb_core.routing import Tokens
 from ...lorweb_core.training.data.batch import Batch, Text
-from ..mixed_lora_apply import quantized_as
 from .differentiable import attention, differentiable, leave_inference_mode
-from .flux_layers import block_layers, fused, layer_shape, linear_of
+from .flux_layers import block_layers, layer_shape, layers_by_linear, linear_of
+from .quantization import quantized_as
 
 NO_GRADIENTS = ("convrot_w4a4", "asym_w4a8_int8")
 """Formats whose products the host has forwards only."""
@@ -48,7 +48,7 @@ class HostBase:
         self.model = self.patcher.model.diffusion_model
         self.vae = vae
         self.guidance = guidance
-        self.linears = fused(keys)
+        self.linears = layers_by_linear(keys)
         self.shapes = {name: layer_shape(model, key) for name, key in keys.items()}
         self.device = self.patcher.load_device
         self.dtype = self.patcher.model.get_dtype_inference()
