@@ -1,3 +1,5 @@
+"""Analogy Attention: the weights of an analogy's parts in the model's attention."""
+
 from __future__ import annotations
 
 import math
@@ -10,15 +12,17 @@ from torch import Tensor
 
 from ..lorweb_core import LoRWebError
 from ..lorweb_core.grid import Size
-from ..lorweb_core.layout import LAYOUTS, attention_bias, check_weights, find_layout
-from .extended_attention import LAYOUT_TOOLTIP, PAIRS_TOOLTIP
+from ..lorweb_core.layout import attention_bias, check_weights, find_layout
+from .host import shared_inputs
 from .host.checked_node import CheckedNode
+from .host.flux_layers import check_flux
 
 
 class AnalogyAttention(CheckedNode):
+    """Weigh how much FLUX.1 Kontext looks at the example pair and at b."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        weight = {"default": 1.0, "min": 0.01, "max": 100.0, "step": 0.01}
         return io.Schema(
             node_id="LoRWeBAnalogyAttention",
             display_name="Analogy Attention",
@@ -26,14 +30,12 @@ class AnalogyAttention(CheckedNode):
             description="Weighs how much FLUX.1 Kontext looks at the example pair and at b while it paints b'.",
             inputs=[
                 io.Model.Input("model", tooltip="FLUX.1 Kontext, before or after Mixed LoRA Apply. It is not changed."),
-                io.Float.Input(
-                    "example_weight", **weight, tooltip="How much a and a' count: 1 as trained, 2 as if shown twice."
-                ),
-                io.Float.Input("b_weight", **weight, tooltip="How much b counts: 1 as trained, 2 as if shown twice."),
-                io.Combo.Input("layout", options=list(LAYOUTS), optional=True, default="grid", tooltip=LAYOUT_TOOLTIP),
-                io.Int.Input("pairs", optional=True, default=1, min=1, tooltip=PAIRS_TOOLTIP),
+                _weight("example_weight", "a and a' count"),
+                _weight("b_weight", "b counts"),
+                shared_inputs.layout(),
+                shared_inputs.pairs(),
             ],
-            outputs=[io.Model.Output("model", tooltip="The model; with both weights at 1 as it was.")],
+            outputs=[io.Model.Output("model", tooltip="The model with these weights; with both at 1, as before.")],
         )
 
     @classmethod
@@ -48,10 +50,15 @@ class AnalogyAttention(CheckedNode):
         return io.NodeOutput(weigh_references(model, example_weight, b_weight, layout, pairs))
 
 
+def _weight(name: str, counts: str) -> io.Input:
+    tooltip = f"How much {counts}: 1 as trained, 2 as if shown twice."
+    return io.Float.Input(name, default=1.0, min=0.01, max=100.0, step=0.01, tooltip=tooltip)
+
+
 def weigh_references(
     model: ModelPatcher, example_weight: float, b_weight: float, layout: str = "grid", pairs: int = 1
 ) -> ModelPatcher:
-    """A clone of `model` in which each token of the example pairs and of b counts `weight` times in every attention.
+    """Clone `model` so that each token of the example pairs and of b counts `weight` times in every attention.
 
     That is the weight's logarithm added to the logits of these keys. It goes in as FLUX.1's attention mask, by the
     host's wrapper around the forward pass: there the sizes of the references are known, and hosts before 0.17 call no
@@ -59,11 +66,7 @@ def weigh_references(
     """
     check_weights(example_weight, b_weight)
     find_layout(layout)
-    if model.model.model_config.unet_config.get("image_model") != "flux":
-        raise LoRWebError(
-            f"The model given is {type(model.model).__name__}, but Analogy Attention is for FLUX.1: "
-            "load FLUX.1 Kontext (flux1-dev-kontext) with Load Diffusion Model."
-        )
+    check_flux(model, "Analogy Attention is for FLUX.1")
     weighted = model.clone()
     if example_weight == b_weight == 1:
         return weighted
@@ -96,7 +99,7 @@ def weigh_references(
 
 
 def add_bias(mask: Tensor | None, bias: Tensor) -> Tensor:
-    """An attention mask of the host's, or none, and a bias per key, (keys,) → a mask (batch, heads, queries, keys).
+    """Add a bias per key, (keys,), to the host's attention mask, or to none: a mask (batch, heads, queries, keys).
 
     Dimensions of one value broadcast in every attention of the host. What is masked stays masked.
     """

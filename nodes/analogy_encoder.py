@@ -1,3 +1,5 @@
+"""Analogy Encoder: from a, a′ and b to a mixture of LoRAs."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -9,12 +11,14 @@ from ..lorweb_core import LoRABasis
 from ..lorweb_core.demonstrations import DEMONSTRATIONS, mix
 from ..lorweb_core.pictures.thumbnails import make_thumbnails
 from ..lorweb_core.triplet import triplets
-from .host import sockets
+from .host import shared_inputs, sockets
 from .host.checked_node import CheckedNode
 from .host.vision_encoder import find_encoder
 
 
 class AnalogyEncoder(CheckedNode):
+    """Route a basis by what its encoder sees in a, a′ and b."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -23,27 +27,24 @@ class AnalogyEncoder(CheckedNode):
             category="LoRWeB",
             description="Looks at the analogy a : a' :: b : ? and picks the mixture of LoRAs that makes this edit.",
             inputs=[
-                sockets.Basis.Input("basis", tooltip="From the LoRWeB Basis Loader."),
+                shared_inputs.basis(),
                 io.Image.Input("a", tooltip="The example before the edit. Any size; a batch goes with one of a_prime."),
-                io.Image.Input("a_prime", tooltip="The same example after the edit."),
+                shared_inputs.a_prime(),
                 io.Image.Input(
-                    "b", tooltip="The picture to edit in the same way. Of a batch each gets a mixture of its own."
+                    "b", tooltip="The picture to edit in the same way. Each picture of a batch gets its own mixture."
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="Load CLIP Vision with the encoder that the basis was trained with, as published CLIP "
-                    "ViT-L/14 (openai/clip-vit-large-patch14). Left open, it is loaded from its folder, "
-                    "models/clip_vision/clip-vit-large-patch14, or the Hugging Face cache. A basis routed by the "
-                    "layers' own inputs needs none.",
+                shared_inputs.clip_vision(
+                    "Load CLIP Vision with the encoder that the basis was trained with, for the published basis "
+                    "CLIP ViT-L/14 (openai/clip-vit-large-patch14). If left open, it is loaded from its folder, "
+                    "models/clip_vision/clip-vit-large-patch14, or from the Hugging Face cache. A basis routed by the "
+                    "layers' own inputs needs none."
                 ),
-                io.Combo.Input(
+                shared_inputs.choice(
                     "demonstrations",
-                    options=list(DEMONSTRATIONS),
-                    optional=True,
-                    default=DEMONSTRATIONS[0],
-                    tooltip="For several pairs (a, a_prime) and one b: average what the encoder sees in them, or the "
+                    DEMONSTRATIONS,
+                    "For several pairs (a, a_prime) and one b: average what the encoder sees in them, or the "
                     "coefficients that each of them gives.",
+                    optional=True,
                 ),
             ],
             outputs=[sockets.Mixture.Output("mixture", tooltip="Mixing coefficients per layer; for Mixed LoRA Apply.")],

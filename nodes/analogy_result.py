@@ -1,17 +1,21 @@
+"""Analogy Result: from the decoded grid to b′."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRWebError
-from ..lorweb_core.grid import FITS, Size
-from ..lorweb_core.layout import LAYOUTS, find_layout
+from ..lorweb_core.grid import Size
+from ..lorweb_core.layout import find_layout
 from ..lorweb_core.triplet import rgb_images
-from .extended_attention import FIT_TOOLTIP, LAYOUT_TOOLTIP, PAIRS_TOOLTIP
+from .host import shared_inputs
 from .host.checked_node import CheckedNode
 
 
 class AnalogyResult(CheckedNode):
+    """Cut b′ out of the decoded grid, in b's size and shape where b is given."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -20,15 +24,15 @@ class AnalogyResult(CheckedNode):
             category="LoRWeB",
             description="Cuts b', the bottom-right cell, out of the decoded grid.",
             inputs=[
-                io.Image.Input("image", tooltip="The decoded grid, from VAE Decode; or a batch of them."),
+                io.Image.Input("image", tooltip="The decoded grid from VAE Decode, or a batch of them."),
                 io.Image.Input(
-                    "b", optional=True, tooltip="b as given to the other nodes: b' comes back in its size and shape."
+                    "b", optional=True, tooltip="b as given to the other nodes: b' then has its size and shape."
                 ),
-                io.Combo.Input("fit", options=list(FITS), optional=True, default="stretch", tooltip=FIT_TOOLTIP),
-                io.Combo.Input("layout", options=list(LAYOUTS), optional=True, default="grid", tooltip=LAYOUT_TOOLTIP),
-                io.Int.Input("pairs", optional=True, default=1, min=1, tooltip=PAIRS_TOOLTIP),
+                shared_inputs.fit(),
+                shared_inputs.layout(),
+                shared_inputs.pairs(),
             ],
-            outputs=[io.Image.Output("image", tooltip="b'")],
+            outputs=[io.Image.Output("image", tooltip="b', the edited picture.")],
         )
 
     @classmethod
@@ -41,7 +45,7 @@ class AnalogyResult(CheckedNode):
             # A latent batch may hold each analogy several times.
             if len(image) % len(b):
                 raise LoRWebError(
-                    f"{len(image)} images and {len(b)} b's do not fit together. Give one b, or the b of each image."
+                    f"{len(image)} images and {len(b)} b's do not match. Give one b, or the b of each image."
                 )
             size = Size(*b.shape[1:3])
         return io.NodeOutput(find_layout(layout).result(image, size, fit, pairs))

@@ -1,3 +1,5 @@
+"""LoRWeB Basis Loader: a basis from its file."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,19 +9,18 @@ from comfy_api.latest import io
 from ..lorweb_core import LoRWebError, load_basis
 from ..lorweb_core.checkpoint import read_checkpoint
 from ..lorweb_core.config import find_config
-from ..lorweb_core.files.tensor_files import INDEX_SUFFIX, checkpoint_identity, file_identity, is_shard
+from ..lorweb_core.files.tensor_files import checkpoint_identity, file_identity, is_shard
 from .host import sockets
 from .host.checked_node import CheckedNode
-from .host.model_files import listed_file, listed_files
+from .host.model_files import BASES, CHECKPOINTS, CONFIGS, listed_file, listed_files
 from .host.progress import progress_bar
 
-FOLDER = "lorweb"
 AUTO = "auto"
-CHECKPOINTS = (".safetensors", INDEX_SUFFIX)
-CONFIGS = (".yaml", ".yml")
 
 
 class BasisLoader(CheckedNode):
+    """Load a learned basis of LoRAs with its config."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -30,26 +31,27 @@ class BasisLoader(CheckedNode):
             inputs=[
                 io.Combo.Input(
                     "basis_name",
-                    options=[name for name in listed_files(FOLDER, *CHECKPOINTS) if not is_shard(name)],
+                    options=[name for name in listed_files(BASES, *CHECKPOINTS) if not is_shard(name)],
                     tooltip="The LoRWeB checkpoint, a .safetensors file in models/lorweb, or the "
                     ".safetensors.index.json of one in several files. Press R after adding one.",
                 ),
                 io.Combo.Input(
                     "config_name",
-                    options=[AUTO, *listed_files(FOLDER, *CONFIGS)],
+                    options=[AUTO, *listed_files(BASES, *CONFIGS)],
                     default=AUTO,
                     tooltip="The training config that says how the basis is routed. auto: the YAML of the same name "
-                    "or config.yaml beside the checkpoint; without one what the tensors allow, the rest as released.",
+                    "or config.yaml beside the checkpoint. Without one, sizes are read from the tensors, and the rest "
+                    "is as released.",
                 ),
             ],
-            outputs=[sockets.Basis.Output("basis", tooltip="The basis, memory-mapped; for the Analogy Encoder.")],
+            outputs=[sockets.Basis.Output("basis", tooltip="The memory-mapped basis, for the Analogy Encoder.")],
         )
 
     @classmethod
     def validate_inputs(cls, basis_name: str) -> bool | str:
         # Said when the prompt is queued. The host itself holds config_name against its list.
         try:
-            read_checkpoint(listed_file(FOLDER, basis_name, *CHECKPOINTS))
+            read_checkpoint(listed_file(BASES, basis_name, *CHECKPOINTS))
         except LoRWebError as error:
             return str(error)
         return True
@@ -67,6 +69,6 @@ class BasisLoader(CheckedNode):
 
 
 def _paths(basis_name: str, config_name: str) -> tuple[Path, Path | None]:
-    """The files of a basis and of its config, if it has one."""
-    basis = listed_file(FOLDER, basis_name, *CHECKPOINTS)
-    return basis, find_config(basis) if config_name == AUTO else listed_file(FOLDER, config_name, *CONFIGS)
+    """Find the files of a basis and of its config, if it has one."""
+    basis = listed_file(BASES, basis_name, *CHECKPOINTS)
+    return basis, find_config(basis) if config_name == AUTO else listed_file(BASES, config_name, *CONFIGS)

@@ -1,16 +1,21 @@
+"""Basis Similarity: a basis's LoRAs beside one another."""
+
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lorweb_core import LoRABasis
 from ..lorweb_core.pictures.similarity_picture import similarity_picture
 from ..lorweb_core.space.similarity import compare_loras
-from .host import shared_inputs, sockets
+from .host import shared_inputs
 from .host.checked_node import CheckedNode
+from .host.previews import with_picture
 from .host.progress import progress_bar
 
 
 class BasisSimilarity(CheckedNode):
+    """Show how alike the LoRAs of a basis are."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -19,7 +24,7 @@ class BasisSimilarity(CheckedNode):
             category="LoRWeB",
             description="Shows how alike the LoRAs of a basis are: the cosines of the changes that they make.",
             inputs=[
-                sockets.Basis.Input("basis", tooltip="From the LoRWeB Basis Loader."),
+                shared_inputs.basis(),
                 *shared_inputs.layers("look at"),
                 shared_inputs.theme(),
             ],
@@ -36,4 +41,4 @@ class BasisSimilarity(CheckedNode):
     ) -> io.NodeOutput:
         similarity = compare_loras(basis, progress_bar(len(basis.layers)), blocks, kind, stream)
         image = similarity_picture(similarity, theme)[None]
-        return io.NodeOutput(image, similarity.to_json(), ui=ui.PreviewImage(image, cls=cls))
+        return with_picture(cls, image, image, similarity.to_json())

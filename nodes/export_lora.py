@@ -1,21 +1,25 @@
+"""Export as LoRA: a mixture for Load LoRA and other tools."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.export.lora_export import DTYPES, MODES, error_by_rank, export_lora
 from ..lorweb_core.export.lora_file import is_exported
 from ..lorweb_core.pictures.export_picture import export_picture
-from .host import save_path, shared_inputs, sockets
+from .host import save_path, shared_inputs
 from .host.checked_node import CheckedNode
+from .host.model_files import LORAS
+from .host.previews import with_picture
 from .host.progress import progress_bar
-
-FOLDER = "loras"
 
 
 class ExportLoRA(CheckedNode):
+    """Write a mixture as an ordinary LoRA file."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -25,17 +29,16 @@ class ExportLoRA(CheckedNode):
             description="Writes the mixture as an ordinary LoRA into models/loras, for Load LoRA and every other FLUX "
             "tool: ComfyUI, diffusers, Forge, Nunchaku.",
             inputs=[
-                sockets.Mixture.Input("mixture", tooltip="Of one analogy, from the Analogy Encoder or changed since."),
+                shared_inputs.mixture(more="It must be of one analogy."),
                 *save_path.inputs("the LoRA in models/loras", "lorweb/edit"),
-                io.Combo.Input(
+                shared_inputs.choice(
                     "mode",
-                    options=list(MODES),
-                    default="exact",
-                    tooltip="exact: all of the mixture, of a high rank and large. rank: every layer compressed to one "
+                    MODES,
+                    "exact: all of the mixture, in a large file of high rank. rank: every layer compressed to one "
                     "rank. error: each layer compressed to the least rank that leaves out no more than that share.",
                 ),
                 io.Int.Input(
-                    "rank", default=16, min=1, max=4096, tooltip="For mode rank: 16 is a usual size of LoRAs."
+                    "rank", default=16, min=1, max=4096, tooltip="The rank for mode rank: 16 is usual for LoRAs."
                 ),
                 io.Float.Input(
                     "error",
@@ -44,27 +47,22 @@ class ExportLoRA(CheckedNode):
                     max=0.99,
                     step=0.001,
                     round=False,
-                    tooltip="For mode error: the share of each layer's change that may be left out, 0.1 for 10 %.",
+                    tooltip="The share of each layer's change that may be left out in mode error, 0.1 for 10 %.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Folded in: the LoRA at strength 1 is then the mixture at this strength.",
+                shared_inputs.strength(
+                    "The strength to fold in: the LoRA at strength 1 is then the mixture at this strength."
                 ),
-                io.Combo.Input(
+                shared_inputs.choice(
                     "dtype",
-                    options=list(DTYPES),
-                    default="float16",
-                    tooltip="Of the file. float16 is exact to 0.02 %, bfloat16 to 0.2 %, float32 twice as large.",
+                    DTYPES,
+                    "The file's number format. float16 is exact to 0.02 %, bfloat16 to 0.2 %; float32 makes the file "
+                    "twice as large.",
                 ),
                 shared_inputs.theme(),
             ],
             outputs=[
                 io.Image.Output(
-                    "report", tooltip="Error against rank, where this file stands, and where its error is."
+                    "report", tooltip="Error against rank, where this file stands, and in which layers its error is."
                 ),
                 io.String.Output("json", tooltip="The same in numbers, per layer."),
                 io.String.Output("lora_name", tooltip="The name that Load LoRA lists the file by."),
@@ -86,10 +84,10 @@ class ExportLoRA(CheckedNode):
         theme: str = "dark",
     ) -> io.NodeOutput:
         layers = len(mixture.basis.layers)
-        with save_path.saving(FOLDER, name, if_exists, is_exported) as path:
+        with save_path.saving(LORAS, name, if_exists, is_exported) as path:
             report = export_lora(mixture, path, mode, rank, error, strength, dtype, progress=progress_bar(layers))
         if not report.error_by_rank:
             report = replace(report, error_by_rank=error_by_rank(mixture, progress_bar(layers)))
         image = export_picture(report, theme)[None]
-        listed = str(path.relative_to(save_path.root(FOLDER)))
-        return io.NodeOutput(image, report.to_json(), listed, ui=ui.PreviewImage(image, cls=cls))
+        listed = str(path.relative_to(save_path.root(LORAS)))
+        return with_picture(cls, image, image, report.to_json(), listed)

@@ -1,3 +1,5 @@
+"""Kontext Extended-Attention Conditioning: the analogy as the model's reference."""
+
 from __future__ import annotations
 
 import comfy.model_management
@@ -9,65 +11,57 @@ from torch import Tensor
 
 from ..lorweb_core import LoRWebError
 from ..lorweb_core.errors import shown
-from ..lorweb_core.grid import FITS
-from ..lorweb_core.layout import LAYOUTS, find_layout
+from ..lorweb_core.layout import find_layout
 from ..lorweb_core.triplet import triplets
+from .host import shared_inputs
 from .host.checked_node import CheckedNode
 
 # FLUX's autoencoder.
 LATENT_CHANNELS = 16
 DOWNSCALE = 8
 
-FIT_TOOLTIP = (
-    "Where shapes differ from a's. stretch: resized to a's shape, as published. pad: black borders. crop: the middle. "
-    "Set the same on Kontext Extended-Attention Conditioning and Analogy Result."
-)
-LAYOUT_TOOLTIP = (
-    "grid: [a a'; b b] in one reference, as published; b' is the last cell of what is sampled. sequence: a, a' and b "
-    "as references of their own; what is sampled is b', in b's shape. Set the same on all nodes that ask for it."
-)
-PAIRS_TOOLTIP = "How many pairs the model is shown: 1, or with demonstrations at 'all pairs' as many as were given."
 DEMONSTRATIONS = ("first pair", "all pairs")
 
 
 class ExtendedAttention(CheckedNode):
+    """Show FLUX.1 Kontext a, a′ and b as reference."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRWeBExtendedAttention",
             display_name="Kontext Extended-Attention Conditioning",
             category="LoRWeB",
-            description="Shows FLUX.1 Kontext a, a' and b as reference: as the grid [a a'; b b], or each for itself.",
+            description="Shows FLUX.1 Kontext a, a' and b as reference: as the grid [a a'; b b], or one by one.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt, e.g. from CLIP Text Encode and FluxGuidance."),
-                io.Vae.Input("vae", tooltip="FLUX.1's autoencoder (ae.safetensors)."),
+                shared_inputs.vae(),
                 io.Image.Input(
                     "a",
-                    tooltip="The example before the edit. The grid takes its shape. A batch: one per b, or several"
-                    " for one b.",
+                    tooltip="The example before the edit. The grid takes its shape. In a batch: one for each b, or "
+                    "several for one b.",
                 ),
-                io.Image.Input("a_prime", tooltip="The same example after the edit; of a batch of a's as many."),
-                io.Image.Input("b", tooltip="The picture to edit in the same way; a batch is edited in one run."),
+                shared_inputs.a_prime("As many as there are a's."),
+                io.Image.Input("b", tooltip="The picture to edit in the same way. A batch is edited in one run."),
                 io.Float.Input(
                     "megapixels",
                     default=1.0,
                     min=0.01,
                     max=16.0,
                     step=0.01,
-                    tooltip="Size of what is sampled in 1024 × 1024 pixels, 1.0 as published. In the layout grid that "
-                    "is the whole grid, and b' a quarter of it; in sequence it is b' itself.",
+                    tooltip="The size of what is sampled, in units of 1024 × 1024 pixels; 1.0 as published. In the "
+                    "layout grid that is the whole grid, and b' is a quarter of it; in sequence it is b' itself.",
                 ),
-                io.Combo.Input("fit", options=list(FITS), optional=True, default="stretch", tooltip=FIT_TOOLTIP),
+                shared_inputs.fit(),
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="Gets the same reference, for samplers with CFG above 1."
                 ),
-                io.Combo.Input("layout", options=list(LAYOUTS), optional=True, default="grid", tooltip=LAYOUT_TOOLTIP),
-                io.Combo.Input(
+                shared_inputs.layout(),
+                shared_inputs.choice(
                     "demonstrations",
-                    options=list(DEMONSTRATIONS),
+                    DEMONSTRATIONS,
+                    "With several pairs for one b: show the model the first, as trained, or all of them.",
                     optional=True,
-                    default="first pair",
-                    tooltip="Of several pairs for one b: show the model the first, as trained, or all of them.",
                 ),
             ],
             outputs=[
@@ -75,7 +69,7 @@ class ExtendedAttention(CheckedNode):
                 io.Conditioning.Output(
                     "negative", tooltip="As given, with the reference. Without one: the positive zeroed out, for CFG 1."
                 ),
-                io.Latent.Output("latent", tooltip="Empty, of the size to sample; for the sampler."),
+                io.Latent.Output("latent", tooltip="An empty latent of the size to sample, for the sampler."),
                 io.Image.Output("grid", tooltip="What the model is shown, to look at."),
             ],
         )
@@ -123,17 +117,20 @@ class ExtendedAttention(CheckedNode):
 
 
 def _indexed(conditioning: list, name: str) -> list:
-    """With the host's method that gives its references the frame indices 1, 2, 3, …: in the order of their list."""
+    """Set the host's method that gives references the frame indices 1, 2, 3, … in the order of their list.
+
+    Raises LoRWebError if the conditioning has references, or another method, already.
+    """
     for _, values in conditioning:
         if values.get("reference_latents"):
             raise LoRWebError(
-                f"{name} has reference images already, which take the frame indices of the layout sequence. Take out "
+                f"{name} already has reference images, which take the frame indices of the layout sequence. Remove "
                 "the node that adds them, or choose the layout grid."
             )
         method = values.get("reference_latents_method", "index")
         if method != "index":
             raise LoRWebError(
-                f"{name} has the reference method {shown(method)}, but the layout sequence needs 'index'. Take out "
+                f"{name} has the reference method {shown(method)}, but the layout sequence needs 'index'. Remove "
                 "the node that sets it, or choose the layout grid."
             )
     return node_helpers.conditioning_set_values(conditioning, {"reference_latents_method": "index"})

@@ -1,3 +1,5 @@
+"""Merge Bases: two bases as one."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -5,23 +7,25 @@ from comfy_api.latest import io
 from ..lorweb_core import LoRABasis
 from ..lorweb_core.basis_file import is_written_basis
 from ..lorweb_core.space.merging import merge_bases
-from .basis_loader import FOLDER
-from .host import save_path, sockets
+from .host import save_path, shared_inputs, sockets
 from .host.checked_node import CheckedNode
+from .host.model_files import BASES
 from .host.progress import progress_bar
 
 
 class MergeBases(CheckedNode):
+    """Merge two bases into one and save it."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRWeBMergeBases",
             display_name="Merge Bases",
             category="LoRWeB",
-            description="Makes one basis of two of the same layout and saves it in models/lorweb. Each goes on "
-            "choosing among its own LoRAs as it does alone, and their changes add up.",
+            description="Makes one basis of two of the same layout and saves it in models/lorweb. Each part still "
+            "chooses among its own LoRAs as it does alone, and their changes add up.",
             inputs=[
-                sockets.Basis.Input("basis_1", tooltip="From the LoRWeB Basis Loader. Its LoRAs come first."),
+                shared_inputs.basis("basis_1", "Its LoRAs come first."),
                 sockets.Basis.Input(
                     "basis_2",
                     tooltip="Another, trained for the same model with the same kind of query, encoder and heads; "
@@ -37,5 +41,5 @@ class MergeBases(CheckedNode):
     def execute(
         cls, basis_1: LoRABasis, basis_2: LoRABasis, name: str, if_exists: str = save_path.IF_EXISTS[0]
     ) -> io.NodeOutput:
-        with save_path.saving(FOLDER, name, if_exists, is_written_basis) as path:
+        with save_path.saving(BASES, name, if_exists, is_written_basis) as path:
             return io.NodeOutput(merge_bases(basis_1, basis_2, path, progress_bar(len(basis_1.layers))))

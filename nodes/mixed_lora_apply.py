@@ -1,3 +1,5 @@
+"""Mixed LoRA Apply: a mixture on the model."""
+
 from __future__ import annotations
 
 import logging
@@ -6,13 +8,14 @@ import math
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor, nn
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
+from ..lorweb_core.errors import shown
 from ..lorweb_core.layer_check import check_layers
-from .host import sockets
+from .host import shared_inputs
 from .host.checked_node import CheckedNode
 from .host.flux_layers import HostKeys, known_layers, layer_shape
+from .host.quantization import quantized_as
 from .host.runtime_injection import inject_mixture
 from .host.weight_adapter import MixedLoRAAdapter
 
@@ -22,6 +25,8 @@ METHODS = ("auto", "merge", "runtime")
 
 
 class MixedLoRAApply(CheckedNode):
+    """Patch a mixture of LoRAs into FLUX.1 Kontext."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -31,23 +36,16 @@ class MixedLoRAApply(CheckedNode):
             description="Patches the mixture of LoRAs into FLUX.1 Kontext. Chains with LoRA nodes and with itself.",
             inputs=[
                 io.Model.Input("model", tooltip="FLUX.1 Kontext, e.g. from Load Diffusion Model. It is not changed."),
-                sockets.Mixture.Input("mixture", tooltip="From the Analogy Encoder."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="How much of the edit: 1 as trained, 0 none, negative the opposite direction.",
-                ),
-                io.Combo.Input(
+                shared_inputs.mixture(),
+                shared_inputs.strength("How much of the edit: 1 as trained, 0 none, negative the opposite direction."),
+                shared_inputs.choice(
                     "method",
-                    options=list(METHODS),
-                    default="auto",
+                    METHODS,
+                    "merge: fold the mixture into the weights once; a step then takes as long as without it. runtime: "
+                    "add it in the forward pass and leave the weights alone; for batches of different analogies, "
+                    "quantized models and bases that route by activation. auto: runtime for these, else merge; the log "
+                    "says which and why.",
                     optional=True,
-                    tooltip="merge: into the weights, once; a step then takes as long as without. runtime: added in "
-                    "the forward pass, weights untouched; for batches of different analogies, quantized models and "
-                    "bases that route by activation. auto: runtime for these, else merge; the log says which and why.",
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with this analogy's LoRA in it.")],
@@ -61,14 +59,14 @@ class MixedLoRAApply(CheckedNode):
 
 
 def apply_mixture(model: ModelPatcher, mixture: Mixture, strength: float = 1.0, method: str = "auto") -> ModelPatcher:
-    """A clone of `model` with the mixture on it; `model` is untouched and no weight is read yet.
+    """Clone `model` and put the mixture on the clone; `model` is untouched and no weight is read yet.
 
     method: "merge" adds ΔW to the weights when the host loads them, "runtime" adds the mixture to the layers' outputs
     in the forward pass, "auto" chooses and logs why. Raises LoRWebError if the model is no FLUX.1 or does not have
     every layer of the basis in its size, or if the mixture cannot be merged.
     """
     if method not in METHODS:
-        raise LoRWebError(f"method is {method!r}; expected one of: {', '.join(METHODS)}.")
+        raise LoRWebError(f"method is {shown(method)}; expected one of: {', '.join(METHODS)}.")
     if not math.isfinite(strength):
         raise LoRWebError(f"strength is {strength}; expected a number, 1.0 as trained.")
     mixture.check_values()
@@ -117,22 +115,11 @@ def _why_not_better_merged(model: ModelPatcher, keys: HostKeys) -> str | None:
     return None
 
 
-def quantized_as(linear: nn.Module) -> str | None:
-    """The format of a Linear whose weights are stored otherwise than in 16 or 32 bits; None for ordinary ones."""
-    weight = linear.weight
-    if weight is None:  # not loaded from its file yet
-        return None
-    if hasattr(weight, "tensor_type"):  # ComfyUI-GGUF's GGMLTensor; BF16 too is unpacked and patched in each forward
-        name = getattr(weight.tensor_type, "name", "F32")
-        return None if name in ("F32", "F16") else f"GGUF {name}"
-    if type(weight) not in (Tensor, nn.Parameter):  # the host's QuantizedTensor, which shows its compute dtype
-        return getattr(linear, "quant_format", None) or type(weight).__name__
-    plain = weight.is_floating_point() and weight.dtype.itemsize > 1
-    return None if plain else str(weight.dtype).removeprefix("torch.")
-
-
 def _host_keys(model: ModelPatcher, basis: LoRABasis) -> HostKeys:
-    """Layer of the basis → the host's weight key, or (key, (dim, offset, size)) where the host fuses layers."""
+    """Find the host's weight key of every layer of the basis.
+
+    Raises LoRWebError if the model lacks a layer, or has one of another size.
+    """
     known = known_layers(model, f"{basis.name} is a basis for FLUX.1")
     keys = {name: known[name] for name in basis.layers if name in known}
     sizes = {name: layer_shape(model, key) for name, key in keys.items()}

@@ -1,16 +1,20 @@
+"""Mixture Blend: sums of mixtures, and the line to them."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.blend import SPACES, blend, sweep
-from .host import sockets
+from .host import shared_inputs, sockets
 from .host.checked_node import CheckedNode
 
 SLOTS = (1, 2, 3, 4)
 
 
 class MixtureBlend(CheckedNode):
+    """Blend up to four mixtures of one basis."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -20,12 +24,7 @@ class MixtureBlend(CheckedNode):
             description="Blends mixtures of one basis: half of this edit, twice that one, or one without the other. "
             "For more than four, blend blends.",
             inputs=[
-                *(
-                    sockets.Mixture.Input(
-                        f"mixture_{slot}", optional=slot > 1, tooltip="From the Analogy Encoder, or another node here."
-                    )
-                    for slot in SLOTS
-                ),
+                *(shared_inputs.mixture(f"mixture_{slot}", optional=slot > 1) for slot in SLOTS),
                 *(
                     io.Float.Input(
                         f"weight_{slot}",
@@ -38,12 +37,11 @@ class MixtureBlend(CheckedNode):
                     )
                     for slot in SLOTS
                 ),
-                io.Combo.Input(
+                shared_inputs.choice(
                     "space",
-                    options=list(SPACES),
-                    default="coefficients",
-                    tooltip="coefficients: the changes that the mixtures make add up. logits: before softmax or tanh, "
-                    "where the blend stays among what the encoder can give.",
+                    SPACES,
+                    "coefficients: the changes that the mixtures make add up. logits: blend before softmax or tanh, "
+                    "so that the result is still one that the encoder can give.",
                 ),
                 io.Int.Input(
                     "steps",

@@ -1,3 +1,5 @@
+"""Mixture Edit: temperature, mute and solo, keep, renormalize, scale."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -11,6 +13,8 @@ KEEP = ("all", "top k", "top p")
 
 
 class MixtureEdit(CheckedNode):
+    """Change the coefficients of a mixture in the layers chosen."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -20,7 +24,7 @@ class MixtureEdit(CheckedNode):
             description="Changes a mixture in the layers chosen, in this order: temperature, mute and solo, keep, "
             "renormalize, scale. Chain several for several changes.",
             inputs=[
-                sockets.Mixture.Input("mixture", tooltip="From the Analogy Encoder, or another node here."),
+                shared_inputs.mixture(),
                 io.Float.Input(
                     "temperature",
                     default=1.0,
@@ -30,29 +34,33 @@ class MixtureEdit(CheckedNode):
                     tooltip="Below 1 the LoRAs with the largest coefficients win, above 1 all become alike.",
                 ),
                 io.String.Input("mute", default="", tooltip="LoRAs to leave out, by index: 3, 8-11."),
-                io.String.Input("solo", default="", tooltip="LoRAs to keep, and no others, by index: 3, 8-11."),
-                io.Combo.Input(
+                io.String.Input("solo", default="", tooltip="The only LoRAs to keep, by index: 3, 8-11."),
+                shared_inputs.choice(
                     "keep",
-                    options=list(KEEP),
-                    default="all",
-                    tooltip="Of each layer: all coefficients, the top_k largest, or the fewest that make up the share "
-                    "top_p of their sum.",
+                    KEEP,
+                    "What to keep in each layer: all coefficients, the top_k largest, or the fewest that make up the "
+                    "share top_p of their sum.",
                 ),
-                io.Int.Input("top_k", default=4, min=1, max=4096, tooltip="How many to keep, with keep at top k."),
+                io.Int.Input("top_k", default=4, min=1, max=4096, tooltip="How many to keep with keep at top k."),
                 io.Float.Input(
-                    "top_p", default=0.9, min=0.01, max=1.0, step=0.01, tooltip="The share, with keep at top p."
+                    "top_p", default=0.9, min=0.01, max=1.0, step=0.01, tooltip="The share to keep with keep at top p."
                 ),
                 io.Boolean.Input(
                     "renormalize",
                     default=False,
-                    tooltip="Scale what is kept to the sum that there was before mute, solo and keep.",
+                    tooltip="Scale what is kept to the sum before mute, solo and keep.",
                 ),
                 io.Float.Input(
-                    "scale", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="How much of it: 1 as it is."
+                    "scale",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="How much of it: 1 leaves it as it is.",
                 ),
                 *shared_inputs.layers("change"),
             ],
-            outputs=[sockets.Mixture.Output("mixture", tooltip="The mixture changed, for Mixed LoRA Apply.")],
+            outputs=[sockets.Mixture.Output("mixture", tooltip="The changed mixture, for Mixed LoRA Apply.")],
         )
 
     @classmethod

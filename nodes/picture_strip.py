@@ -1,14 +1,19 @@
+"""Picture Strip: pictures in a row."""
+
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core.pictures.strip import HEIGHT, strip
 from .host import shared_inputs
 from .host.checked_node import CheckedNode
+from .host.previews import with_picture
 
 
 class PictureStrip(CheckedNode):
+    """Lay pictures side by side, with captions."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -26,8 +31,8 @@ class PictureStrip(CheckedNode):
                     optional=True,
                     multiline=True,
                     default="",
-                    tooltip="A line for each picture, or a list of texts. Pictures without one have none; lines that "
-                    "are over are left out. Accents and signs that the font lacks are replaced.",
+                    tooltip="A line for each picture, or a list of texts. Pictures beyond the last line have no "
+                    "caption; further lines are ignored. Accents and signs that the font lacks are replaced.",
                 ),
                 io.Int.Input(
                     "height",
@@ -35,11 +40,11 @@ class PictureStrip(CheckedNode):
                     default=HEIGHT,
                     min=64,
                     max=2048,
-                    tooltip="Of the pictures, in pixels. They are made smaller, not larger than the highest is.",
+                    tooltip="The pictures' height in pixels. They are made smaller, but never larger than the tallest.",
                 ),
                 shared_inputs.theme(),
             ],
-            outputs=[io.Image.Output("image", tooltip="One picture, of rows of at most eight.")],
+            outputs=[io.Image.Output("image", tooltip="One picture with rows of at most eight.")],
         )
 
     @classmethod
@@ -50,7 +55,7 @@ class PictureStrip(CheckedNode):
         height: list[int] | tuple[int, ...] = (HEIGHT,),
         theme: list[str] | tuple[str, ...] = ("dark",),
     ) -> io.NodeOutput:
-        # One text is the widget's, or one for all pictures; of a list each text is one caption.
+        # A single text is the widget's, with a caption in each line; in a list each text is one caption.
         lines = captions[0].splitlines() if len(captions) == 1 and captions[0] else captions
         picture = strip(images, [line or "" for line in lines], theme[0], height[0])[None]
-        return io.NodeOutput(picture, ui=ui.PreviewImage(picture, cls=cls))
+        return with_picture(cls, picture, picture)

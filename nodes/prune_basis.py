@@ -1,3 +1,5 @@
+"""Prune Basis: a basis without its unused LoRAs."""
+
 from __future__ import annotations
 
 import json
@@ -5,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from ..lorweb_core.basis_file import is_written_basis
@@ -15,18 +17,18 @@ from ..lorweb_core.pictures.share_picture import draw_shares
 from ..lorweb_core.space.fingerprint import fingerprint
 from ..lorweb_core.space.mixture_file import load_mixture, read_metadata
 from ..lorweb_core.space.pruning import Pruned, carry_over, prune_basis
-from .basis_loader import FOLDER
 from .host import save_path, shared_inputs, sockets
 from .host.checked_node import CheckedNode
-from .host.model_files import folders, listed_file, listed_files
+from .host.model_files import BASES, MIXTURE_SUFFIX, MIXTURES, folders, listed_file, listed_files
+from .host.previews import with_picture
 from .host.progress import progress_bar
-from .load_mixture import SUFFIX
-from .save_mixture import FOLDER as MIXTURES
 
 log = logging.getLogger(__name__)
 
 
 class PruneBasis(CheckedNode):
+    """Make a smaller basis without the LoRAs that the mixtures hardly use."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -36,18 +38,18 @@ class PruneBasis(CheckedNode):
             description="Makes a smaller basis, without the LoRAs that your mixtures hardly use, and saves it in "
             "models/lorweb. New analogies are routed among the LoRAs that are left.",
             inputs=[
-                sockets.Basis.Input("basis", tooltip="From the LoRWeB Basis Loader. Its file stays as it is."),
+                shared_inputs.basis(more="Its file stays as it is."),
                 sockets.Mixture.Input(
                     "mixtures",
                     optional=True,
-                    tooltip="What the basis is to keep: a mixture of it, a batch, or a list such as Mixture Blend's "
-                    "sweep.",
+                    tooltip="What the basis must still be able to do: a mixture of it, a batch, or a list such as "
+                    "Mixture Blend's sweep.",
                 ),
                 io.String.Input(
                     "saved_mixtures",
                     default="",
-                    tooltip="A subfolder of models/lorweb_mixtures: all mixtures of this basis saved in it count too. "
-                    "A dot is the whole folder; empty is none.",
+                    tooltip="A subfolder of models/lorweb_mixtures: all mixtures of this basis that are saved there "
+                    "count too. A dot means the whole folder, and nothing means none.",
                 ),
                 io.Float.Input(
                     "share",
@@ -65,11 +67,11 @@ class PruneBasis(CheckedNode):
             outputs=[
                 sockets.Basis.Output("basis", tooltip="The smaller basis, loaded from its file."),
                 io.String.Output("json", tooltip="Which LoRAs were kept and dropped, with their largest shares."),
-                io.Image.Output("image", tooltip="The largest share of each LoRA, and the line that those kept reach."),
+                io.Image.Output("image", tooltip="The largest share of each LoRA, and the line that kept ones reach."),
                 sockets.Mixture.Output(
                     "mixtures",
                     is_output_list=True,
-                    tooltip="The mixtures given, then the saved ones, brought over to the smaller basis: what follows "
+                    tooltip="The mixtures given, then the saved ones, on the smaller basis: what follows "
                     "runs once for each.",
                 ),
             ],
@@ -96,13 +98,12 @@ class PruneBasis(CheckedNode):
         (basis, *_), (share, *_), (name, *_), (if_exists, *_), (theme, *_) = basis, share, name, if_exists, theme
         saved, skipped = _load(_saved(saved_mixtures[0], required=True), basis)
         used = [*mixtures, *saved]
-        with save_path.saving(FOLDER, name, if_exists, is_written_basis) as path:
+        with save_path.saving(BASES, name, if_exists, is_written_basis) as path:
             pruned = prune_basis(basis, used, path, share, progress_bar(len(basis.layers)))
         report = {"file": path.name, "mixtures": len(used), "skipped": skipped, "share": share, **_loras(pruned)}
         image = draw_shares(pruned.shares, share, theme)[None]
         carried = [carry_over(mixture, pruned.kept, pruned.basis) for mixture in used]
-        preview = ui.PreviewImage(image, cls=cls)
-        return io.NodeOutput(pruned.basis, json.dumps(report, indent=1), image, carried, ui=preview)
+        return with_picture(cls, image, pruned.basis, json.dumps(report, indent=1), image, carried)
 
 
 def _loras(pruned: Pruned) -> dict[str, dict[int, float]]:
@@ -114,22 +115,25 @@ def _loras(pruned: Pruned) -> dict[str, dict[int, float]]:
 
 
 def _saved(folder: str, required: bool = False) -> list[Path]:
-    """The saved mixtures in a subfolder, of those that the host lists: another folder's never are."""
+    """List the saved mixtures in a subfolder, among those that the host lists: another folder's never are.
+
+    Raises LoRWebError if some are required and there are none.
+    """
     folder = folder.strip().replace("\\", "/")
     if not folder:
         return []
-    names = listed_files(MIXTURES, SUFFIX)
+    names = listed_files(MIXTURES, MIXTURE_SUFFIX)
     found = [name for name in names if PurePosixPath(name.replace("\\", "/")).is_relative_to(PurePosixPath(folder))]
     if required and not found:
         raise LoRWebError(
-            f"saved_mixtures is {shown(folder)}, but no saved mixture is there in "
+            f"saved_mixtures is {shown(folder)}, but no saved mixture is in that subfolder of "
             f"{folders(MIXTURES)}. Give a subfolder of it, '.' for all, or nothing."
         )
-    return [listed_file(MIXTURES, name, SUFFIX) for name in found]
+    return [listed_file(MIXTURES, name, MIXTURE_SUFFIX) for name in found]
 
 
 def _load(paths: list[Path], basis: LoRABasis) -> tuple[list[Mixture], list[str]]:
-    """The mixtures of this basis, and the names of the files of others."""
+    """Load the mixtures of this basis; returns them and the names of the files of others."""
     mixtures, skipped = [], []
     for path in paths:
         if read_metadata(path)["fingerprint"] == fingerprint(basis):

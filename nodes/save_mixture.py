@@ -1,17 +1,20 @@
+"""Save Mixture: a mixture as a file."""
+
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
-from ..lorweb_core.pictures.thumbnails import contact_sheet
 from ..lorweb_core.space.mixture_file import is_mixture, save_mixture
-from .host import save_path, sockets
+from .host import save_path, shared_inputs
 from .host.checked_node import CheckedNode
-
-FOLDER = "lorweb_mixtures"
+from .host.model_files import MIXTURES
+from .host.previews import with_thumbnails
 
 
 class SaveMixture(CheckedNode):
+    """Save a mixture, without its basis."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -20,7 +23,7 @@ class SaveMixture(CheckedNode):
             category="LoRWeB",
             description="Saves a mixture into models/lorweb_mixtures: coefficients and thumbnails, without the basis.",
             inputs=[
-                sockets.Mixture.Input("mixture", tooltip="From the Analogy Encoder, or a node that changes mixtures."),
+                shared_inputs.mixture(),
                 *save_path.inputs("the file", default="my_edit"),
             ],
             outputs=[io.String.Output("mixture_name", tooltip="The file's name, as Load Mixture lists it.")],
@@ -29,13 +32,6 @@ class SaveMixture(CheckedNode):
 
     @classmethod
     def execute(cls, mixture: Mixture, name: str, if_exists: str = "number") -> io.NodeOutput:
-        with save_path.saving(FOLDER, name, if_exists, is_mixture) as path:
+        with save_path.saving(MIXTURES, name, if_exists, is_mixture) as path:
             save_mixture(mixture, path)
-        return shown(cls, mixture, str(path.relative_to(save_path.root(FOLDER))))
-
-
-def shown(node: type[io.ComfyNode], mixture: Mixture, output) -> io.NodeOutput:
-    """With the pictures that the mixture was made of on the node."""
-    if not mixture.thumbnails:
-        return io.NodeOutput(output)
-    return io.NodeOutput(output, ui=ui.PreviewImage(contact_sheet(mixture.thumbnails)[None], cls=node))
+        return with_thumbnails(cls, mixture, str(path.relative_to(save_path.root(MIXTURES))))

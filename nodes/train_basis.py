@@ -7,13 +7,15 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import LoRABasis, LoRWebError
+from ..lorweb_core.pictures.loss_curve import recent_loss, seconds_per_step
 from ..lorweb_core.pictures.training_picture import training_picture
 from ..lorweb_core.space.usage import Usage, basis_usage
 from ..lorweb_core.training.data.analogies import split_by_edit
 from ..lorweb_core.training.data.examples import Examples
 from ..lorweb_core.training.data.pictures_on_disk import read_analogies
-from ..lorweb_core.training.loss_curve import recent_loss, seconds_per_step
 from ..lorweb_core.training.run_choice import chosen_run
+from ..lorweb_core.training.run_folder import RunFolder
+from ..lorweb_core.training.session import TrainingSession
 from ..lorweb_core.training.settings.config import (
     ModelSettings,
     NetworkSettings,
@@ -24,12 +26,12 @@ from ..lorweb_core.training.settings.config import (
 )
 from ..lorweb_core.training.settings.document import checked_config
 from ..lorweb_core.training.trainer import Step
-from .basis_loader import FOLDER
 from .host import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .host.checked_node import CheckedNode
+from .host.model_files import BASES
 from .host.training_model import HostBase, HostEncoders
-from .host.training_session import Run
-from .host.training_setup import SHOWN, basis_config, contents, dataset, make_examples, model_name, optimizer_name
+from .host.training_session import HostCallbacks
+from .host.training_setup import SHOWN, basis_config, contents, dataset, make_examples, optimizer_name, run_identity
 from .host.vision_encoder import find_encoder
 
 MEASURED = 64
@@ -108,7 +110,7 @@ class TrainBasis(CheckedNode):
         data = dataset(folder, held_out, resolution)
         analogies = read_analogies(data.folder_path, seed=seed, roots=data_folders.roots())
         train, kept = split_by_edit(analogies, data.held_out)
-        path = save_path.run_folder(FOLDER, name)
+        path = save_path.run_folder(BASES, name)
         encoders = HostEncoders(model, vae, positive)
         base = HostBase(model, vae)
         wanted = TrainingConfig(
@@ -127,37 +129,51 @@ class TrainBasis(CheckedNode):
                 dtype="fp32" if base.dtype == torch.float32 else "bf16",
                 seed=seed,
             ),
-            model=ModelSettings(name_or_path=model_name(encoders, train), quantize=False),
-            sample=SampleSettings(sample_every=sample_every, seed=seed, count=SHOWN),
+            model=ModelSettings(quantize=False),
+            sample=SampleSettings(
+                sample_every=sample_every,
+                guidance_scale=float(positive[0][1].get("guidance", 3.5)),
+                seed=seed,
+                count=SHOWN,
+            ),
         )
         with chosen_run(
-            checked_config(wanted, "Train Basis"), if_exists, save_path.root(FOLDER), f"models/{FOLDER}"
-        ) as run_folder:
-            config = run_folder.config
+            checked_config(wanted, "Train Basis"),
+            if_exists,
+            save_path.root(BASES),
+            f"models/{BASES}",
+            run_identity(encoders, train),
+        ) as run:
+            config = run.config
             basis_like = config.network.basis
             encoder = find_encoder(basis_like.external_query_model, clip_vision) if basis_like.external_query else None
             source, shown = make_examples(config, encoders, encoder, train, kept)
             with torch.inference_mode(False), torch.enable_grad():
-                run = Run(run_folder, base, source, shown, positive[0][1].get("guidance", 3.5))
-                basis = run()
+                callbacks = HostCallbacks(config.name, steps)
+                session = TrainingSession(run, base, source, source.batch(shown), callbacks, samples_together=True)
+                basis = session.run()
                 usage = _usage(basis, source)
-            run.summarize(usage)
-            losses = run_folder.losses()
+            run.write_page(usage)
+            losses = run.losses()
         held_out = sorted({analogy.edit for analogy in kept})
-        image, curves = torch.cat(run.strips)[None], training_picture(losses, usage, theme)[None]
+        image, curves = torch.cat(session.strips)[None], training_picture(losses, usage, theme)[None]
         return io.NodeOutput(
-            basis, image, _report(run, losses, held_out, usage), curves, ui=ui.PreviewImage(image, cls=cls)
+            basis,
+            image,
+            _report(run, losses, len(source.analogies), held_out, usage),
+            curves,
+            ui=ui.PreviewImage(image, cls=cls),
         )
 
 
-def _report(run: Run, losses: Sequence[Step], held_out: list[str], usage: Usage | None) -> str:
+def _report(run: RunFolder, losses: Sequence[Step], analogies: int, held_out: list[str], usage: Usage | None) -> str:
     report = {
-        "folder": str(run.folder.path),
-        "file": f"{run.name}.safetensors",
+        "folder": str(run.path),
+        "file": run.basis_file.name,
         "steps": losses[-1].number,
         "loss": {"recent": recent_loss(losses), "all": [float(f"{step.loss:.6g}") for step in losses]},
         "seconds_per_step": seconds_per_step(losses),
-        "analogies": len(run.source.analogies),
+        "analogies": analogies,
         "held_out": held_out,
         "usage": usage and usage.described(),
     }
@@ -165,7 +181,7 @@ def _report(run: Run, losses: Sequence[Step], held_out: list[str], usage: Usage 
 
 
 def _usage(basis: LoRABasis, source: Examples) -> Usage | None:
-    """On analogies as training draws them; None where the coefficients are known in the forward pass only."""
+    """Measure the usage on analogies as training draws them; None where only the forward pass has coefficients."""
     if not basis.config.external_query:
         return None
     return basis_usage(basis, torch.cat([source.draw(step).query for step in range(MEASURED)]))

@@ -1,4 +1,4 @@
-"""`python -m small_world COMMAND`: makes the small world's models, each from its seed, and what is shown of them."""
+"""`python -m small_world COMMAND`: make the small world's models, each from its seed, and measure and show them."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from typing import NamedTuple
 import torch
 
 from small_world import study
-from small_world.models import autoencoder
-from small_world.models import flux as base
-from small_world.models import image_encoder as encoder
-from small_world.models import stored as models
+from small_world.models import autoencoder, flux, image_encoder, stored
 
 
 class Command(NamedTuple):
+    """Describe a command and how it is run."""
+
     help: str
     run: Callable[[argparse.Namespace], None]
 
 
 def _autoencoder(arguments: argparse.Namespace) -> None:
-    models.save(autoencoder.train(), models.AUTOENCODER)
+    stored.save(autoencoder.train(), stored.AUTOENCODER)
 
 
 def _encoder(arguments: argparse.Namespace) -> None:
-    encoder.train().half().save_pretrained(models.ENCODER)
+    image_encoder.train().half().save_pretrained(stored.ENCODER)
 
 
 def _base(arguments: argparse.Namespace) -> None:
-    lessons = base.draw_lessons(models.load_autoencoder().encode)
-    for cycle in range(arguments.cycle, len(base.CYCLES)):
-        transformer = models.load_transformer() if cycle else base.untrained()
-        base.train(transformer.requires_grad_(), lessons, cycle)
-        models.save(transformer, models.BASE)
+    lessons = flux.draw_lessons(stored.load_autoencoder().encode)
+    for cycle in range(arguments.cycle, len(flux.CYCLES)):
+        transformer = stored.load_transformer() if cycle else flux.untrained()
+        flux.train(transformer.requires_grad_(), lessons, cycle)
+        stored.save(transformer, stored.BASE)
 
 
 def _basis(arguments: argparse.Namespace) -> None:
@@ -59,7 +58,7 @@ def _pipeline(arguments: argparse.Namespace) -> None:
     from small_world import install
     from small_world.models.diffusers_folder import write_pipeline
 
-    write_pipeline(arguments.out, models.load_transformer(), install.taesd(), silent=True)
+    write_pipeline(arguments.out, stored.load_transformer(), install.taesd(), silent=True)
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -67,21 +66,21 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from small_world.report import write_report
+    from small_world.study_report import write_report
 
     write_report()
 
 
 COMMANDS = {
-    "autoencoder": Command("learn the autoencoder", _autoencoder),
-    "encoder": Command("learn the image encoder", _encoder),
+    "autoencoder": Command("train the autoencoder", _autoencoder),
+    "encoder": Command("train the image encoder", _encoder),
     "base": Command("teach the base model edits by words (needs the autoencoder)", _base),
-    "basis": Command("learn the basis that is shipped (needs all three)", _basis),
-    "measure": Command("say how the base and the basis that are kept do", _measure),
+    "basis": Command("train the basis that is shipped (needs all three)", _basis),
+    "measure": Command("measure the base and the basis that are shipped", _measure),
     "pairs": Command("write pairs of pictures, grouped by edit, for `python -m lorweb_core train`", _pairs),
     "pipeline": Command("write the base and the autoencoder as a pipeline of diffusers", _pipeline),
-    "study": Command("train and measure every variant with every seed (hours; goes on where it was)", _study),
-    "report": Command("write docs/small_world.md and its pictures from what the study found", _report),
+    "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
+    "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
 }
 
 
@@ -92,12 +91,12 @@ def main() -> None:
         added = commands.add_parser(name, help=command.help, description=command.help)
         added.add_argument("--threads", type=int, default=2, help="processor cores (default: %(default)s)")
         if name == "base":
-            added.add_argument("--cycle", type=int, default=0, help="go on from what is kept, with this cycle")
+            added.add_argument("--cycle", type=int, default=0, help="continue from the saved base, with this cycle")
         if name == "study":
-            added.add_argument("--worker", type=int, default=0, help="of several, which one this is, from 0")
-            added.add_argument("--workers", type=int, default=1, help="how many share the work")
+            added.add_argument("--worker", type=int, default=0, help="number of this worker, from 0")
+            added.add_argument("--workers", type=int, default=1, help="number of workers that share the work")
         if name in ("pairs", "pipeline"):
-            added.add_argument("out", metavar="FOLDER", help="where to")
+            added.add_argument("out", metavar="FOLDER", help="the folder to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     COMMANDS[arguments.command].run(arguments)

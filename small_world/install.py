@@ -12,22 +12,21 @@ from torch import Tensor
 
 from lorweb_core.files.image_file import write_png
 from lorweb_core.files.safetensors_writer import write_all
-from small_world.models import autoencoder
-from small_world.models import stored as models
+from small_world.models import autoencoder, stored
 from small_world.world.drawn_grids import draw_pairs
 from small_world.world.edits import Edit
 from small_world.world.scenes import SIDE
 
 MEGAPIXELS = (2 * SIDE) ** 2 / 1024**2
-"""Of a grid of scenes."""
+"""Size of a grid of scenes."""
 
-# Each kind of file → its name in ComfyUI's folder of that kind.
 NAMES = {
     "diffusion_models": "small-world-flux.safetensors",
     "vae": "small-world-taesd.safetensors",
     "text_encoders": "small-world-silent-clip-l.safetensors",
     "lorweb": "small-world-basis.safetensors",
 }
+"""ComfyUI's folder for a kind of file → the file's name in it."""
 
 
 def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
@@ -37,25 +36,28 @@ def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
     """
     silent = {name: torch.zeros_like(t) if "final_layer_norm" in name else t for name, t in text_encoder.items()}
     files = {
-        "diffusion_models": _floats(models.BASE),
+        "diffusion_models": _floats(stored.BASE),
         "vae": taesd(),
         "text_encoders": silent,
-        "lorweb": load_file(models.BASIS),
+        "lorweb": load_file(stored.BASIS),
     }
     for kind, weights in files.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
         write_all(folder / kind / NAMES[kind], weights, {"format": "pt"})
-    shutil.copy(models.BASIS.with_suffix(".yaml"), (folder / "lorweb" / NAMES["lorweb"]).with_suffix(".yaml"))
-    shutil.copytree(models.ENCODER, folder / "clip_vision" / models.ENCODER.name)
+    shutil.copy(stored.BASIS.with_suffix(".yaml"), (folder / "lorweb" / NAMES["lorweb"]).with_suffix(".yaml"))
+    shutil.copytree(stored.ENCODER, folder / "clip_vision" / stored.ENCODER.name)
 
 
 def taesd() -> dict[str, Tensor]:
-    """The autoencoder under ComfyUI's names, every tensor of it."""
-    return autoencoder.full(load_file(models.AUTOENCODER))
+    """Load every tensor of the autoencoder, under ComfyUI's names."""
+    return autoencoder.full_taesd(load_file(stored.AUTOENCODER))
 
 
 def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[str]:
-    """Two scenes for each edit: `<edit>-a.png`, `-a_prime.png`, `-b.png`, and `-truth.png`, which b' should be."""
+    """Save two scenes for each edit: `<edit>-a.png`, `-a_prime.png`, `-b.png`, and `-truth.png`, which b' should be.
+
+    Returns the edits' names, in order.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     names = ["-".join(edit) for edit in chosen]

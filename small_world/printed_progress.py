@@ -1,4 +1,4 @@
-"""A line on the terminal for each hundredth of a training."""
+"""Lines on the terminal that say how far a training is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 
 
-class Steps:
-    """Counts to `count`, and says now and then how far it is and what was shown last."""
+class PrintedProgress:
+    """Count to `count`, and print now and then how far it is and what was shown last."""
 
     def __init__(self, what: str, count: int):
         self.what = what
@@ -21,10 +21,11 @@ class Steps:
             yield step
 
     def show(self, **values: float) -> None:
+        """Print values beside the progress, at every twentieth of the steps."""
         done = self.step + 1
         if done % max(1, self.count // 20) and done != self.count:
             return
         taken = time.monotonic() - self._began
         left = taken / done * (self.count - done)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"{self.what}: {done} of {self.count}, {told}, {taken:.0f} s, {left:.0f} s left", flush=True)
+        described = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(f"{self.what}: {done} of {self.count}, {described}, {taken:.0f} s, {left:.0f} s left", flush=True)

@@ -1,6 +1,6 @@
 """The paper's comparisons on the small world: a basis against one LoRA of its size, and what routing looks at.
 
-Every variant is trained on the same analogies, three times; what came out is a line each in `docs/small_world.jsonl`.
+Every variant is trained on the same analogies, three times; the results are a line each in `docs/small_world.jsonl`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from lorweb_core.query import QUERY_MODES
 from lorweb_core.training.settings.config import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Step, Training
-from small_world.models import image_encoder as encoder
-from small_world.models import stored as models
-from small_world.printed_progress import Steps
-from small_world.world.drawn_analogies import Analogies, Drawn, queries, solve
-from small_world.world.splits import SOLVED, World, open_world
+from small_world.models import image_encoder, stored
+from small_world.printed_progress import PrintedProgress
+from small_world.world.drawn_analogies import Analogies, AnalogySource, queries, solve
+from small_world.world.splits import EVALUATED, Benchmark, open_benchmark
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world.jsonl"
 KEYS = 32
@@ -43,6 +42,8 @@ SETTINGS = TrainSettings(
 
 @dataclass(frozen=True)
 class Variant:
+    """Choose a basis of n LoRAs of a rank, its query mode and its training; show_pair: whether grids show the pair."""
+
     n: int
     rank: int
     mode: str = "ca'-ca"
@@ -51,12 +52,13 @@ class Variant:
 
     @property
     def config(self) -> BasisConfig:
+        """Make the config of such a basis."""
         return BasisConfig(
             linear=self.rank,
             loras_num=self.n,
             lora_keys_dim=KEYS,
             query_mode=self.mode,
-            external_query_model=encoder.ID,
+            external_query_model=image_encoder.ID,
         )
 
 
@@ -78,25 +80,26 @@ VARIANTS = {
 }
 
 
-def shipped(world: World) -> TrainableBasis:
-    """The basis that is kept in `models/`, on the world's base."""
-    basis = untrained(world, SHIPPED)
-    basis.load(load_basis(models.BASIS).layers)
-    basis.attach(world.base.model, world.base.linears)
+def shipped(benchmark: Benchmark) -> TrainableBasis:
+    """Attach the basis that is kept in `models/` to the world's base."""
+    basis = untrained(benchmark, SHIPPED)
+    basis.load(load_basis(stored.BASIS).layers)
+    basis.attach(benchmark.base.model, benchmark.base.linears)
     return basis
 
 
-def untrained(world: World, variant: Variant) -> TrainableBasis:
-    return TrainableBasis(world.base.shapes, variant.config, QUERY_MODES[variant.mode].width(encoder.SPEC))
+def untrained(benchmark: Benchmark, variant: Variant) -> TrainableBasis:
+    """Make a basis of a variant's shape, which changes nothing yet."""
+    return TrainableBasis(benchmark.base.shapes, variant.config, QUERY_MODES[variant.mode].width(image_encoder.SPEC))
 
 
-def train(basis: TrainableBasis, world: World, variant: Variant, seed: int) -> Training:
-    """Its hooks stay on the base: `Training.detach` takes them off."""
+def train(basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int) -> Training:
+    """Train a basis; its hooks stay on the base, and `Training.detach` takes them off."""
     settings = replace(SETTINGS, steps=variant.steps)
-    analogies = world.analogies("trained", variant.show_pair)
-    source = Drawn(analogies, queries(analogies, variant.mode, world.encoder), settings.batch_size, seed)
-    training = Training(basis, world.base, source, settings)
-    progress = Steps(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", settings.steps)
+    analogies = benchmark.analogies("trained", variant.show_pair)
+    source = AnalogySource(analogies, queries(analogies, variant.mode, benchmark.encoder), settings.batch_size, seed)
+    training = Training(basis, benchmark.base, source, settings)
+    progress = PrintedProgress(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", settings.steps)
 
     def show(step: Step) -> None:
         progress.step = step.number - 1
@@ -106,45 +109,48 @@ def train(basis: TrainableBasis, world: World, variant: Variant, seed: int) -> T
     return training
 
 
-def measure(world: World, variant: Variant, seed: int) -> dict:
-    """Train one, and solve analogies of seen edits, of new pairs of them, and of new edits."""
+def measure(benchmark: Benchmark, variant: Variant, seed: int) -> dict:
+    """Train a variant, and solve analogies of seen edits, of new pairs of them, and of new edits."""
     torch.manual_seed(seed)
-    basis = untrained(world, variant)
+    basis = untrained(benchmark, variant)
     began = time.perf_counter()
-    training = train(basis, world, variant, seed)
-    told = {"n": variant.n, "rank": variant.rank, "mode": variant.mode, "pair": variant.show_pair, "seed": seed}
-    told |= {"parameters": sum(p.numel() for p in basis.parameters()), "seconds": round(time.perf_counter() - began)}
-    told |= solve_pools(world, variant, basis)
+    training = train(basis, benchmark, variant, seed)
+    row = {"n": variant.n, "rank": variant.rank, "mode": variant.mode, "pair": variant.show_pair, "seed": seed}
+    row |= {"parameters": sum(p.numel() for p in basis.parameters()), "seconds": round(time.perf_counter() - began)}
+    row |= evaluate_splits(benchmark, variant, basis)
     training.detach()
-    return told
+    return row
 
 
-def solve_pools(world: World, variant: Variant, basis: TrainableBasis) -> dict[str, dict[str, float]]:
-    """Of each pool that is solved: errors of b', what copying b has, and how b' follows a'."""
-    return {name: tell(world, variant, basis, world.analogies(name, variant.show_pair)) for name in SOLVED}
+def evaluate_splits(benchmark: Benchmark, variant: Variant, basis: TrainableBasis) -> dict[str, dict[str, float]]:
+    """Evaluate a basis on each of EVALUATED."""
+    analogies = {name: benchmark.analogies(name, variant.show_pair) for name in EVALUATED}
+    return {name: evaluate(benchmark, variant, basis, drawn) for name, drawn in analogies.items()}
 
 
-def tell(world: World, variant: Variant, basis: TrainableBasis, analogies: Analogies) -> dict[str, float]:
-    asked = queries(analogies, variant.mode, world.encoder)
-    solved = solve(analogies, asked, basis, world.base, world.encoder)
+def evaluate(benchmark: Benchmark, variant: Variant, basis: TrainableBasis, analogies: Analogies) -> dict[str, float]:
+    """Solve analogies: the error of b', that of copying b, and how b' follows a', each the mean."""
+    encoded = queries(analogies, variant.mode, benchmark.encoder)
+    solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder)
     return {name: round(getattr(solved, name).mean().item(), 5) for name in ("error", "copying", "follows")}
 
 
 def run(only: Iterable[str] = (), worker: int = 0, workers: int = 1, results: Path = RESULTS) -> None:
-    """All that is not in `results` yet; of several workers each does its share, on one core."""
+    """Train and measure what is not in `results` yet; of several workers each does its share, on one core."""
     torch.set_num_threads(1)
     done = {(row["variant"], row["seed"]) for row in read(results)}
     # The short ones first.
     jobs = sorted(product(only or VARIANTS, SEEDS), key=lambda job: (VARIANTS[job[0]].steps, job[1]))
     mine = [job for job in jobs[worker::workers] if job not in done]
-    world = open_world()
+    benchmark = open_benchmark()
     for name, seed in mine:
-        row = {"variant": name, **measure(world, VARIANTS[name], seed)}
+        row = {"variant": name, **measure(benchmark, VARIANTS[name], seed)}
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read(results: Path = RESULTS) -> list[dict]:
+    """Read the results, one dict for each variant and seed; none where there is no file."""
     if not results.exists():
         return []
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]

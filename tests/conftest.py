@@ -18,11 +18,11 @@ seed()  # of what modules draw when they are imported
 
 @pytest.fixture(autouse=True, scope="module")
 def seeded_module() -> None:
-    """Before fixtures that a module's tests share."""
+    """Seed before the fixtures that a module's tests share."""
     seed()
 
 
 @pytest.fixture(autouse=True)
 def seeded(seeded_module: None) -> None:
-    """Before each test and its own fixtures."""
+    """Seed before each test and its own fixtures."""
     seed()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def save_pairs(folder: Path, edits: Mapping[str, Callable[[Tensor], Tensor]], scenes: Mapping[object, Tensor]) -> Path:
-    """Each edit made to each scene (H, W, 3) in 0–1, as `<edit>/<scene>_before.png` and `_after.png`."""
+    """Save each edit of each scene (H, W, 3) in 0–1 as `<edit>/<scene>_before.png` and `_after.png`."""
     from PIL import Image
 
     for name, edit in edits.items():

@@ -18,7 +18,7 @@ CASES = ("softmax_mean_1", "softmax_mean_4", "softmax_sum_4", "tanh_mean_2", "ta
 
 @lru_cache(maxsize=1)
 def load_parity() -> dict[str, Tensor]:
-    """Every tensor of the file by name; do not change them."""
+    """Load every tensor of the file by name; do not change them."""
     return load_file(FILE)
 
 
@@ -42,7 +42,7 @@ ACTIVATION_CASES = [(mode, pooling) for mode in ("aa'bb'", "caa'bb'", "caa'b", "
 
 
 def write_activation_checkpoint(folder: Path, mode: str, pooling: str) -> Path:
-    """The same basis with the projections for queries of the layers' own input."""
+    """Save the file's basis with the projections for queries of the layers' own input."""
     tensors = {name.removeprefix("ckpt."): t for name, t in load_parity().items() if name.startswith("ckpt.")}
     tensors |= {name.removeprefix("act."): t for name, t in load_parity().items() if name.startswith("act.")}
     path = Path(folder, f"{mode}.{pooling}.safetensors")
@@ -58,7 +58,7 @@ def _write(path: Path, tensors: dict[str, Tensor], **kwargs: object) -> Path:
 
 
 def fixture_frequencies() -> Tensor:
-    """exp(-ln(10000) · i/128) in float32 as the machine that made the fixtures rounded it, (128,).
+    """Compute exp(-ln(10000) · i/128) in float32 as the machine that made the fixtures rounded it, (128,).
 
     Seven are not the nearest float32. At guidance 2.5 the embedding's angle is 2500 times these, so one such
     rounding is 1.5e-4 rad, and together they move the *base* model's output by 5e-6. The seven were found on
@@ -74,5 +74,5 @@ def fixture_frequencies() -> Tensor:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """‖actual − expected‖ / ‖expected‖."""
+    """Compute ‖actual − expected‖ / ‖expected‖."""
     return ((actual - expected).norm() / expected.norm()).item()

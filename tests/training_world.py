@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ Q, V, MODULATION, OUT = (f"{BLOCK}.{name}" for name in ("attn.to_q", "attn.to_v"
 
 
 class TinyModel(nn.Module):
-    """One attention over the tokens of a picture and its reference, with q, k and v in one Linear as hosts have it."""
+    """Attend over the tokens of a picture and its reference, with q, k and v in one Linear as hosts have it."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +52,7 @@ class TinyModel(nn.Module):
 
 
 class TinyBase:
-    """Its qkv is fused and has a basis for q and v, with a gap at k; its modulation sees no tokens."""
+    """Stand for a base: its qkv is one Linear with a basis for q and v, not k; its modulation sees no tokens."""
 
     def __init__(self, dtype: torch.dtype = torch.float32, seed: int = 0):
         torch.manual_seed(seed)
@@ -64,20 +65,27 @@ class TinyBase:
         self.shapes = {Q: (CHANNELS, WIDTH), V: (CHANNELS, WIDTH), MODULATION: (POOLED, WIDTH), OUT: (WIDTH, CHANNELS)}
         self.device = torch.device("cpu")
         self.dtype = dtype
-        self.every_token = False
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
         return self.model(x, t.to(x.dtype), reference, text)
+
+    def training(self, checkpointing: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def guided(self, guidance: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def tokens(self, batch: Batch) -> Tokens:
         return Tokens(0, batch.reference[0, 0].numel())
 
     def decode(self, latents: Tensor) -> Tensor:
-        return latents.movedim(1, -1)[..., :3].float().clamp(0, 1)
+        """Each value is 8 × 8 pixels."""
+        pixels = latents.movedim(1, -1)[..., :3].float().clamp(0, 1)
+        return pixels.repeat_interleave(8, 1).repeat_interleave(8, 2)
 
 
 class TinySource:
-    """A few analogies, `batch_size` of them at a time; the query has what the target's colour is."""
+    """Draw from a few analogies, `batch_size` at a time; the query has what the target's colour is."""
 
     def __init__(self, seed: int = 0, batch_size: int = 2, analogies: int = 6):
         random = generator(seed)
@@ -97,7 +105,7 @@ class TinySource:
 
 
 def tiny_config(folder: Path, routing: dict | None = None, **train: object) -> TrainingConfig:
-    """A training of a basis with N = 3, r = 2, D = 4. routing: of BasisConfig; train: of TrainSettings."""
+    """Configure a training of a basis with N = 3, r = 2, D = 4. routing: of BasisConfig; train: of TrainSettings."""
     steady = {"optimizer": "adamw", "batch_size": 2, "timestep_type": "linear", "dtype": "fp32", "steps": 6}
     return TrainingConfig(
         name="tiny",
@@ -113,7 +121,7 @@ SIZES = {"loras_num": 3, "lora_keys_dim": 4}
 
 
 def tiny_basis(base: TinyBase, ups: float = 0.5, seed: int = 1, **routing: object) -> TrainableBasis:
-    """In the base's dtype; B is drawn with this standard deviation instead of 0, so that the basis does something."""
+    """Make a basis in the base's dtype; B has the standard deviation `ups` instead of 0, so that it does something."""
     config = BasisConfig(linear=2, **{**SIZES, **routing})
     torch.manual_seed(seed)
     basis = TrainableBasis(base.shapes, config, PARTS * EMBEDDING if config.external_query else None)
@@ -126,7 +134,7 @@ def tiny_basis(base: TinyBase, ups: float = 0.5, seed: int = 1, **routing: objec
 
 
 def plain_coefficients(queries: Tensor, keys: Tensor, projection: Tensor | None, config: BasisConfig) -> Tensor:
-    """queries: (t, Q) → (N,)."""
+    """Route queries (t, Q) to coefficients (N,)."""
     heads, terms = config.lora_heads, []
     for query in queries.to(keys):
         projected = query if projection is None else projection @ query
@@ -142,14 +150,14 @@ def plain_coefficients(queries: Tensor, keys: Tensor, projection: Tensor | None,
 
 
 def plain_delta(A: Tensor, B: Tensor, coefficients: Tensor) -> Tensor:
-    """Σ c_n (A_n B_n)ᵀ, (out, in)."""
+    """Sum up Σ c_n (A_n B_n)ᵀ, (out, in)."""
     return sum(c * (a @ b).T for c, a, b in zip(coefficients, A, B))
 
 
 def plain_velocity(
     base: TinyBase, parameters: dict[str, dict[str, Tensor]], config: BasisConfig, x: Tensor, t: Tensor, batch: Batch
 ) -> Tensor:
-    """What the base with the basis predicts: weights W + ΔW, of each analogy its own.
+    """Predict with the base and the basis: weights W + ΔW, of each analogy its own.
 
     parameters: layer → its `down` (N, r, in), `up`, `keys`, and `project.weight` where the query is projected.
     """
@@ -173,7 +181,7 @@ def plain_velocity(
 
 
 def parameters_of(basis: TrainableBasis) -> dict[str, dict[str, Tensor]]:
-    """Copies of a basis's parameters, by layer and name, that gradients can be taken of."""
+    """Copy a basis's parameters, by layer and name, that gradients can be taken of."""
     return {
         name: {key: value.detach().clone().requires_grad_() for key, value in layer.named_parameters()}
         for name, layer in basis.named_layers()

@@ -1,4 +1,5 @@
-"""Measures the README's figures: `python tools/benchmark.py`. Ratios compare two things timed in turn, in one run.
+"""Measures the figures of docs/benchmarks.md: `python tools/benchmark.py`. Ratios compare two things timed in
+turn, in one run.
 
 Needs a ComfyUI, 6 GB of memory and 2 GB of disk. The basis has the published geometry, with random values; the sampling
 step runs one double and two single blocks of FLUX.1's width in bfloat16 on the CPU.
@@ -66,7 +67,7 @@ def measure_loading(host, path: Path) -> None:
 
 
 def measure_encoding(host) -> None:
-    """A triplet through an encoder of CLIP ViT-L/14's size, float32: as one batch, and each image alone."""
+    """Time a triplet through an encoder of CLIP ViT-L/14's size, float32: as one batch, and each image alone."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -86,7 +87,7 @@ def measure_encoding(host) -> None:
 
 
 def measure_further_analogy(host, path: Path):
-    """Route and hand over, against folding the mixture into ordinary LoRA tensors first."""
+    """Compare routing and handing over with folding the mixture into ordinary LoRA tensors first."""
     import comfy.lora
     import torch
     from comfy.weight_adapter import LoRAAdapter
@@ -130,7 +131,7 @@ def measure_further_analogy(host, path: Path):
 
 
 def measure_patching(host, mixture) -> None:
-    """The host's patching of one double and one single block, against an ordinary LoRA of rank N·r."""
+    """Compare the host's patching of one double and one single block with an ordinary LoRA of rank N·r."""
     import comfy.lora
     import torch
     from comfy.weight_adapter import LoRAAdapter
@@ -162,7 +163,7 @@ def measure_patching(host, mixture) -> None:
 
 
 def measure_step(host, path: Path) -> None:
-    """One call of the model with the mixture merged, at run time and in the published form, against the base's."""
+    """Compare a call of the model with the mixture merged, at run time and in the published form with the base's."""
     import comfy.model_management
     import standins
     import torch
@@ -181,7 +182,7 @@ def measure_step(host, path: Path) -> None:
     comfy.model_management.load_models_gpu([base, merged])
 
     def step(model, batch: int = 1, side: int = 32, text: int = 128) -> Callable[[], object]:
-        """side: of the latent, in its own pixels; grid and reference together have side²/2 tokens."""
+        """Make a call of a model; side: the latent's, in its own pixels. Grid and reference have side²/2 tokens."""
         latent = torch.randn(batch, 16, side, side, dtype=torch.bfloat16)
         text = torch.randn(batch, text, 4096, dtype=torch.bfloat16)
         pooled = torch.randn(batch, 768, dtype=torch.bfloat16)
@@ -206,7 +207,7 @@ def measure_step(host, path: Path) -> None:
 
 
 def in_turn(work: Callable[[], object], *contexts: Callable, runs: int) -> list[list[float]]:
-    """The work's times, plain and then in each context, in turn."""
+    """Time the work plain and then in each context, in turn."""
     rounds = [[timed(work), *(timed_within(context, work) for context in contexts)] for _ in range(runs + 1)]
     return [list(times) for times in zip(*rounds[1:], strict=True)]  # the first one warms up
 
@@ -216,7 +217,7 @@ def added(ours: Sequence[float], plain: Sequence[float]) -> list[float]:
 
 
 def overhead_row(name: str, ours: Sequence[float], theirs: Sequence[float], label: str) -> None:
-    """Of differences of times; their ratios pair by pair would be noise, so it is that of the medians."""
+    """Add a row of differences of times; its ratio is that of the medians, because pair by pair they are noise."""
     mine, other = statistics.median(ours), statistics.median(theirs)
     row(name, seconds(mine), f"{seconds(other)} {label}", f"{mine / other:.2f} ×")
 
@@ -231,7 +232,7 @@ def injected(host, model, mixture):
 
 @contextmanager
 def published_form(host, model, basis, query):
-    """Forward hooks that route and add the mixture in every layer at every step, by the sums of NVlabs/LoRWeB.
+    """Hook into the forward passes to route and add the mixture in every layer and step, as NVlabs/LoRWeB does.
 
     Parts of layers that the host fuses are added to in place, which takes less than its sum in a new tensor.
     """
@@ -276,7 +277,7 @@ def published_form(host, model, basis, query):
 
 
 def timed_within(context, work: Callable[[], object]) -> float:
-    """The work's time with the context entered; entering and leaving are not counted."""
+    """Time the work within a context; entering and leaving are not counted."""
     with context():
         return timed(work)
 

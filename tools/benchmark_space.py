@@ -40,7 +40,7 @@ def run(comfyui: Path) -> None:
 
 
 def measure_walking(host, mixtures) -> None:
-    """What is done to mixtures, once the basis was looked at."""
+    """Measure what is done to mixtures, once the basis was looked at."""
     space, pictures = host.core.space, host.core.pictures
 
     def inspect(*compared) -> None:
@@ -65,7 +65,7 @@ def measure_walking(host, mixtures) -> None:
 
 
 def measure_files(host, mixtures, folder: Path) -> None:
-    """Mixtures and bases kept; a merged basis is twice as large."""
+    """Measure saving mixtures and bases; a merged basis is twice as large."""
     space, basis = host.core.space, mixtures[0].basis
     file = folder / "mixture.safetensors"
     row("Fingerprint of a basis, once", seconds(timed(partial(space.fingerprint.fingerprint, basis))))
@@ -79,13 +79,13 @@ def measure_files(host, mixtures, folder: Path) -> None:
 
 
 def median(work: Callable[[], object], runs: int = 9) -> float:
-    """Seconds, after a run that is not counted."""
+    """Take the median of seconds, after a run that is not counted."""
     work()
     return statistics.median(timed(work) for _ in range(runs))
 
 
 def measure_export(host, mixture, folder: Path, runs: int = 7) -> None:
-    """Exact against writing as many bytes from the basis itself, each into a fresh file.
+    """Compare an exact export with writing as many bytes from the basis itself, each into a fresh file.
 
     host: as host_process.load_pack gives it. mixture: of a basis of full size. folder: where 3 GB can be written.
     """
@@ -117,7 +117,7 @@ def measure_export(host, mixture, folder: Path, runs: int = 7) -> None:
 
 
 def measure_compression(host, mixture, folder: Path) -> None:
-    """Compressed to a rank and to an error, with the memory that it takes; and what the node's picture takes more."""
+    """Measure compression to a rank and to an error, its memory, and what the node's picture takes more."""
     exports, file = host.core.space.lora_export, folder / "compressed.safetensors"
     took, memory = with_memory(partial(exports.export_lora, mixture, file, "rank", 16))
     row("Compress 494 layers to rank 16", seconds(took), f"{megabytes(memory)} beside the basis at most")
@@ -128,7 +128,7 @@ def measure_compression(host, mixture, folder: Path) -> None:
 
 
 def with_memory(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds that it took, and the most memory of the process's own that it added."""
+    """Measure the seconds that work takes, and the most memory of the process's own that it adds."""
     release_freed_memory()
     before, most, done = own_memory(), [0], threading.Event()
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lorweb_core.config import BasisConfig
 from lorweb_core.diffusers_backend.base import FluxBase
+from lorweb_core.routing import Tokens
 from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.objective import Objective
 from lorweb_core.training.optimizer import make_optimizer
@@ -82,11 +83,11 @@ def _basis_step(options: argparse.Namespace) -> Step:
 
 
 class _Unrouted(nn.Module):
-    """What the objective asks of a basis, where there is none."""
+    """Answer what the objective asks of a basis, where there is none."""
 
     config = BasisConfig()
 
-    def route(self, query: Tensor) -> None:
+    def route(self, query: Tensor, tokens: Tokens) -> None:
         pass
 
 
@@ -110,7 +111,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], Step]] = {"basis": _basis_step, 
 
 
 def _base(options: argparse.Namespace) -> FluxBase:
-    """One double and one single block between FLUX's first and last layers, with random values."""
+    """Build one double and one single block between FLUX's first and last layers, with random values."""
     with torch.device("meta"):
         transformer = diffusers.FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
     transformer = nn.Module.to(transformer, DTYPE).to_empty(device=DEVICE).requires_grad_(False)
@@ -125,7 +126,7 @@ def _base(options: argparse.Namespace) -> FluxBase:
 def _step(
     options: argparse.Namespace, base: FluxBase, basis: nn.Module, learned: Sequence[nn.Parameter], context: Callable
 ) -> Step:
-    """One step with a batch that is always the same."""
+    """Make one step with a batch that is always the same."""
     objective = Objective(basis, base, SETTINGS)
     optimizer = make_optimizer(learned, SETTINGS)
     batch = _batch(options)
@@ -151,7 +152,7 @@ def _batch(options: argparse.Namespace) -> Batch:
 
 
 def _alternating(ours: Step, theirs: Step, runs: int) -> list[tuple[float, float]]:
-    """Pairs of times, each first in every other one."""
+    """Time two things in pairs, each first in every other one."""
     pairs = []
     for number in range(-2, runs):
         if number % 2:
@@ -169,7 +170,7 @@ def _peak_in_a_process(kind: str) -> int:
 
 
 def _peak() -> int:
-    """Bytes that this process has held at most: on the GPU where there is one, else altogether."""
+    """Count the bytes that this process has held at most: on the GPU where there is one, else altogether."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

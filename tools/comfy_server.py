@@ -22,7 +22,7 @@ Event = Callable[[str, dict], None]
 
 
 class PromptError(RuntimeError):
-    """The server refused a prompt or failed to execute it; `details` is what it said."""
+    """Report that the server refused a prompt or failed to execute it; `details` is its answer."""
 
     def __init__(self, details: dict):
         super().__init__(json.dumps(details, indent=1)[:4000])
@@ -30,7 +30,10 @@ class PromptError(RuntimeError):
 
 
 class ComfyServer:
-    """`with ComfyServer(comfyui, python, base) as server: server.run(graph)`; `base` holds models, input and output."""
+    """Run a ComfyUI: `with ComfyServer(comfyui, python, base) as server: server.run(graph)`.
+
+    base: the folder of its models, input and output.
+    """
 
     def __init__(self, comfyui: Path, python: str, base: Path, *arguments: str):
         self.base = base
@@ -39,7 +42,9 @@ class ComfyServer:
         pack = base / "custom_nodes" / "ComfyUI-LoRWeB"
         if not pack.exists():
             # What the registry would ship; a copy, because Windows keeps links for administrators.
-            shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "tools", "docs", "demo-output"))
+            shutil.copytree(
+                ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "tools", "docs", "small_world", "demo-output")
+            )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -79,7 +84,7 @@ class ComfyServer:
         urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}/interrupt", method="POST")).close()
 
     def run(self, *graphs: dict, on_event: Event | None = None) -> list[dict[str, list[Path]]]:
-        """Queue the graphs, wait for all; for each: node id → the picture files it made.
+        """Queue the graphs and wait for all; returns for each: node id → the picture files it made.
 
         Raises PromptError if one is refused, fails or is interrupted.
         """

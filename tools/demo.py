@@ -66,14 +66,13 @@ def in_diffusers() -> None:
     from lorweb_core.diffusers_backend.pipeline import run_analogy
     from lorweb_core.files.image_file import read_image, write_png
     from small_world import install
-    from small_world.models import flux as base
-    from small_world.models import stored as models
+    from small_world.models import flux, stored
     from small_world.models.diffusers_folder import write_pipeline
 
     diffusers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         pictures, pipeline = Path(folder), Path(folder, "kontext")
-        write_pipeline(pipeline, models.load_transformer(), install.taesd(), silent=True)
+        write_pipeline(pipeline, stored.load_transformer(), install.taesd(), silent=True)
         names, results = save_pictures(pictures), []
         for name in names:
             print(f"  {name.replace('-', ' and ')}", flush=True)
@@ -83,12 +82,12 @@ def in_diffusers() -> None:
                 a_prime,
                 b,
                 "",
-                models.BASIS,
+                stored.BASIS,
                 pipeline,
-                encoder=models.ENCODER,
+                encoder=stored.ENCODER,
                 steps=STEPS,
                 megapixels=install.MEGAPIXELS,
-                text_tokens=base.TEXT_TOKENS,
+                text_tokens=flux.TEXT_TOKENS,
             )
             results.append(pictures / f"{name}-result.png")
             write_png(made.result, results[-1])
@@ -96,7 +95,7 @@ def in_diffusers() -> None:
 
 
 def save_pictures(folder: Path) -> list[str]:
-    """Triplets of edits that no training of the basis has seen; their names."""
+    """Save triplets of edits that no training of the basis has seen; returns their names."""
     from small_world import install
     from small_world.world import edits
 

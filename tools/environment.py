@@ -25,7 +25,7 @@ HOW_TO_GIVE_A_COMFYUI = (
 
 
 def own_python(*extras: str) -> str:
-    """The Python of .venv with the pack's extras installed; made on the first call, and anew when pyproject changes."""
+    """Find the Python of .venv with the pack's extras installed; they are installed anew when pyproject changes."""
     folder = ROOT / ".venv"
     python = _python_in(folder)
     wanted = hashlib.sha256(f"{TORCH} {extras} {(ROOT / 'pyproject.toml').read_text('utf-8')}".encode()).hexdigest()
@@ -44,7 +44,7 @@ def pip(python: Path | str, *arguments: str) -> None:
 
 
 def find_comfyui() -> Path | None:
-    """COMFYUI_PATH, else the ComfyUI this pack is installed in, else comfy-cli's default place."""
+    """Find COMFYUI_PATH, else the ComfyUI this pack is installed in, else comfy-cli's default place."""
     given = os.environ.get("COMFYUI_PATH")
     if given:
         if not (Path(given) / "main.py").is_file():
@@ -57,7 +57,7 @@ def find_comfyui() -> Path | None:
 
 
 def find_host() -> tuple[Path, str] | None:
-    """A ComfyUI and a Python that has what it imports; None, said why, if there is none."""
+    """Find a ComfyUI and a Python that has what it imports; None, with the reason printed, if there is none."""
     comfyui = find_comfyui()
     if comfyui is None:
         print(f"No ComfyUI found; to use one, {HOW_TO_GIVE_A_COMFYUI}.", flush=True)
@@ -93,7 +93,7 @@ def run_in_host(script: str, run: Callable[[Path], None], without: str) -> None:
 
 
 def _version(comfyui: Path) -> tuple[int, ...]:
-    """From comfyui_version.py, which ComfyUI has since 0.3."""
+    """Read the version from comfyui_version.py, which ComfyUI has since 0.3."""
     file = comfyui / "comfyui_version.py"
     found = re.search(r"(\d+)\.(\d+)\.(\d+)", file.read_text("utf-8")) if file.is_file() else None
     return tuple(map(int, found.groups())) if found else (0,)

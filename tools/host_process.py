@@ -32,7 +32,10 @@ FLUX_1 = {
 
 
 def load_pack(comfyui: Path, base: Path) -> SimpleNamespace:
-    """`.node(id)` is a node's class; `.core`, `.basis`, `.apply`, `.encoder` the pack's modules; `.models` a folder."""
+    """Load the pack into the host.
+
+    Returns `.node(id)`, a node's class; `.core`, `.basis`, `.apply`, `.encoder`, the modules; `.models`, a folder.
+    """
     sys.path.insert(0, str(comfyui))
     import comfy.cli_args
 
@@ -59,7 +62,7 @@ def load_pack(comfyui: Path, base: Path) -> SimpleNamespace:
 
 
 def build_model(family: str, unet_config: dict, device: str = "meta", dtype: torch.dtype = torch.float32):
-    """A MODEL as the host builds it from such a config; on "meta" without memory for its weights."""
+    """Build a MODEL as the host does from such a config; on "meta" without memory for its weights."""
     import comfy.model_patcher
     import comfy.supported_models
 

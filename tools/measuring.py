@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: times in turn, memory, rows of the README's tables, a basis of full size."""
+"""What the benchmarks have in common: times in turn, memory, rows of the documents' tables, a basis of full size."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def ratio_row(name: str, ours: Sequence[float], theirs: Sequence[float], label: str) -> None:
-    """A row from times that were measured in turn; the ratio is the median of the pairs' ratios, with its quartiles."""
+    """Add a row of times measured in turn; the ratio is the median of the pairs' ratios, with its quartiles."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
     mine, other = statistics.median(ours), statistics.median(theirs)
     row(name, seconds(mine), f"{seconds(other)} {label}", f"{middle:.2f} × ({low:.2f}–{high:.2f})")
 
 
 def row(*cells: str) -> None:
-    """Name, time or size, what it is compared with, ratio; what is left out stays empty."""
+    """Add and print a row: name, time or size, what it is compared with, ratio; what is left out stays empty."""
     ROWS.append((*cells, "", "", "")[:4])
     print("  ".join(cells), flush=True)
 
 
 def own_memory() -> int:
-    """Bytes that belong to this process alone: not those of mapped files. Linux only, else 0."""
+    """Count the bytes that belong to this process alone: not those of mapped files. Linux only, else 0."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -76,7 +76,7 @@ def megabytes(value: float) -> str:
 
 
 def print_table(values: int) -> None:
-    """All rows, after a line that says where they were measured; values: of the basis."""
+    """Print all rows, after a line that says where they were measured; values: of the basis."""
     import comfyui_version
     import torch
 

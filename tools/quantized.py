@@ -1,4 +1,4 @@
-"""What quantized FLUX weights do to a mixture: `python tools/quantized.py` prints the README's table.
+"""What quantized FLUX weights do to a mixture: `python tools/quantized.py` prints the table of docs/quantized.md.
 
 Needs a ComfyUI, 6 GB of memory and 4 GB of disk; takes about three minutes on two cores. One double and one single
 block of FLUX.1's width with random weights go through the host's own loading code in each format, as in a user's file,
@@ -33,12 +33,12 @@ Weights = dict[str, "Tensor"]
 
 
 class NotHere(Exception):
-    """This host, or this environment, lacks a format; the message says what is missing."""
+    """Report that this host or environment lacks a format; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Relative errors of one format, each the mean over LAYERS of ‖y − y*‖ / ‖y*‖."""
+    """Hold the relative errors of one format, each the mean over LAYERS of ‖y − y*‖ / ‖y*‖."""
 
     base: float
     """Without a mixture, against W x: what the format itself costs."""
@@ -82,7 +82,7 @@ def run(comfyui: Path) -> None:
 
 
 def table(rows: list[tuple[str, Errors]], methods: list[str]) -> str:
-    """In Markdown."""
+    """Format the errors as a table in Markdown."""
     heads = ["format", "base", *(f"{what}: {method}" for what in ("output", "change") for method in methods)]
     lines = [heads, ["---"] * len(heads)]
     for name, errors in rows:
@@ -92,7 +92,7 @@ def table(rows: list[tuple[str, Errors]], methods: list[str]) -> str:
 
 
 def random_flux(config: dict, seed: int = 0) -> Weights:
-    """A FLUX in the host's layout: LAYERS in float32, what a format is made of; the rest as files keep it, bfloat16.
+    """Draw a FLUX in the host's layout: LAYERS in float32, to be quantized, the rest in bfloat16 as in files.
 
     Linears are normal and keep a vector's size, their standard deviation (fan in)^-½: 0.018 and 0.009. Norms are 1,
     biases 0.
@@ -112,7 +112,7 @@ def random_flux(config: dict, seed: int = 0) -> Weights:
 
 
 def random_mixture(host: SimpleNamespace, hidden: int, path: Path, seed: int = 0):
-    """A mixture for LAYERS of a `random_flux`, from a basis saved to `path`; N = 32, r = 4, as published.
+    """Draw a mixture for LAYERS of a `random_flux`, from a basis saved to `path`; N = 32, r = 4, as published.
 
     ‖ΔW‖ is about 3 % of ‖W‖, usual for a LoRA that edits pictures. This decides what merging costs: what it loses is
     a share of W. With 32 coefficients from a softmax of normal logits Σ c² is about e / 32.
@@ -133,7 +133,7 @@ def random_mixture(host: SimpleNamespace, hidden: int, path: Path, seed: int = 0
 
 @dataclass(frozen=True)
 class Expected:
-    """One of LAYERS in float32: x (1, tokens, in), W x and ΔW x (1, tokens, out)."""
+    """Hold what is expected of one of LAYERS in float32: x (1, tokens, in), W x and ΔW x (1, tokens, out)."""
 
     input: Tensor
     output: Tensor
@@ -141,7 +141,7 @@ class Expected:
 
 
 def expect(weights: Weights, mixture, tokens: int = 64) -> dict[str, Expected]:
-    """What LAYERS give for normal inputs in bfloat16, with ΔW summed up apart from the code that is measured.
+    """Compute what LAYERS give for normal inputs in bfloat16, with ΔW summed up apart from the code that is measured.
 
     bfloat16 inputs make a layer compute as on a GPU. There the fast kernels of some hosts quantize the inputs of fp8
     and fp4 layers too; on the CPU only those of int8 and convrot layers are.
@@ -163,7 +163,7 @@ def expect(weights: Weights, mixture, tokens: int = 64) -> dict[str, Expected]:
 
 
 def measure(host: SimpleNamespace, model, layers: dict[str, Expected], mixture, methods: list[str]) -> Errors:
-    """Errors of `model`, which holds the weights that `layers` was made of in some format."""
+    """Measure the errors of `model`, which holds the weights that `layers` was made of in some format."""
     base = outputs(model, layers)
     found = {method: outputs(host.apply.apply_mixture(model, mixture, method=method), layers) for method in methods}
     return Errors(
@@ -180,7 +180,7 @@ def measure(host: SimpleNamespace, model, layers: dict[str, Expected], mixture, 
 
 
 def outputs(model, layers: dict[str, Expected]) -> dict[str, Tensor]:
-    """Each of LAYERS by itself, float32, with the model loaded and patched by the host, and unloaded again.
+    """Compute each of LAYERS by itself, float32, with the model loaded and patched by the host, and unloaded again.
 
     They run within the wrappers that the host has around the forward pass, in the place of that.
     """
@@ -206,7 +206,7 @@ def mean_error(found: dict[str, Tensor], target: dict[str, Tensor]) -> float:
 
 
 def load_cast(weights: Weights, folder: Path, kind: str):
-    """A file in this dtype, or for fp8 one in bfloat16 with it as Load Diffusion Model's `weight_dtype`."""
+    """Load a file in this dtype, or for fp8 one in bfloat16 with it as Load Diffusion Model's `weight_dtype`."""
     import comfy.sd
     import torch
 
@@ -216,7 +216,7 @@ def load_cast(weights: Weights, folder: Path, kind: str):
 
 
 def load_scaled_fp8(weights: Weights, folder: Path):
-    """The layout of flux1-dev-kontext_fp8_scaled: a scale_weight beside each weight, and a mark for the file."""
+    """Load a file like flux1-dev-kontext_fp8_scaled: a scale_weight beside each weight, and a mark for the file."""
     import comfy.sd
     import torch
 
@@ -232,7 +232,7 @@ def load_scaled_fp8(weights: Weights, folder: Path):
 
 
 def load_host_format(weights: Weights, folder: Path, algorithm: str, **options):
-    """A format of comfy/quant_ops.py: what its layout makes of each weight, and a `comfy_quant` that names it."""
+    """Load a file in a format of comfy/quant_ops.py: each weight in its layout, with a `comfy_quant` that names it."""
     import comfy.sd
     import torch
     from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
@@ -253,7 +253,7 @@ def load_host_format(weights: Weights, folder: Path, algorithm: str, **options):
 
 
 def load_gguf(weights: Weights, folder: Path, kind: str):
-    """A file written by the package gguf, which cannot write the K formats, through Unet Loader (GGUF)."""
+    """Load a file of the package gguf, which cannot write the K formats, through Unet Loader (GGUF)."""
     loader = gguf_loader()
     import gguf
     import torch
@@ -273,7 +273,7 @@ def load_gguf(weights: Weights, folder: Path, kind: str):
 
 
 def gguf_loader() -> type:
-    """ComfyUI-GGUF's node, loaded as the host loads custom nodes. Raises NotHere where it cannot be."""
+    """Load ComfyUI-GGUF's node as the host loads custom nodes. Raises NotHere where it cannot be."""
     import nodes
 
     if "UnetLoaderGGUF" not in nodes.NODE_CLASS_MAPPINGS:

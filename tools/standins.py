@@ -21,7 +21,7 @@ TOKEN = 64  # a patch of 2 × 2 latents of 16 channels
 
 
 def flux(doubles: int, singles: int, text: int, pooled: int, seed: int = 0) -> Weights:
-    """A FLUX.1 with guidance in diffusers' layout, float32, set by hand: it paints what its reference shows.
+    """Build a FLUX.1 with guidance in diffusers' layout, float32, set by hand: it paints what its reference shows.
 
     The hidden state holds a token's own content, its reference's, both also negated so that their mean is 0, and large
     constants, beside which LayerNorm is linear. The first double block's attention finds, through the rotary position
@@ -71,7 +71,7 @@ def flux(doubles: int, singles: int, text: int, pooled: int, seed: int = 0) -> W
 
 
 def _same_place_in_the_reference() -> tuple[Tensor, Tensor, Tensor]:
-    """A query, a key and the scale of both, (128,): their product is largest at (index + 1, same row, same column).
+    """Find a query, a key and the scale of both, (128,), whose product is largest at (index + 1, same row and column).
 
     FLUX turns pair i of an axis by its position times 10000^(-2i / width); axes are index 16, row 56, column 56 wide.
     """
@@ -86,7 +86,7 @@ def _same_place_in_the_reference() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def block_linears(hidden: int, doubles: int, singles: int) -> dict[str, dict[str, tuple[int, int]]]:
-    """Block → Linear → (in, out): what a LoRWeB basis targets. (3072, 19, 38) is FLUX.1, with 494 layers."""
+    """List what a LoRWeB basis targets: block → Linear → (in, out). (3072, 19, 38) is FLUX.1, with 494 layers."""
     square, up, down = (hidden, hidden), (hidden, 4 * hidden), (4 * hidden, hidden)
     qkv = ("attn.to_q", "attn.to_k", "attn.to_v")
     double = {
@@ -116,7 +116,7 @@ def basis(
     strength: float = 0.3,
     seed: int = 0,
 ) -> Weights:
-    """A LoRWeB checkpoint in the published layout, float16; `strength` is the standard deviation of B.
+    """Draw a LoRWeB checkpoint in the published layout, float16; `strength` is the standard deviation of B.
 
     query: Q; None for an activation-routed basis, whose queries are as wide as each layer's input.
     """
@@ -137,7 +137,7 @@ def basis(
 
 
 def autoencoder() -> Weights:
-    """A TAESD with FLUX's 16 latent channels, set by hand: it keeps the mean colour of each 8 × 8 pixels.
+    """Build a TAESD with FLUX's 16 latent channels, set by hand: it keeps the mean colour of each 8 × 8 pixels.
 
     Blocks are left at zero, which makes them the identity on what is above zero; the strided convolutions average
     2 × 2 pixels; three colours are spread over the latent channels and gathered again.
@@ -176,7 +176,7 @@ def autoencoder() -> Weights:
 
 
 def text_encoder(seed: int = 0) -> Weights:
-    """A CLIP-L text model, float16. Of the real size: the host builds it from a fixed config."""
+    """Draw a CLIP-L text model, float16, of the real size: the host builds it from a fixed config."""
     generator = torch.Generator().manual_seed(seed)
     width, weights = 768, {}
 
@@ -203,7 +203,7 @@ def text_encoder(seed: int = 0) -> Weights:
 
 
 def image_encoder(folder: Path, width: int, seed: int = 0) -> Path:
-    """A CLIP vision tower in transformers' folder layout, embedding 224 × 224 pixels into `width` values."""
+    """Write a CLIP vision tower in transformers' folder layout, embedding 224 × 224 pixels into `width` values."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
@@ -223,7 +223,7 @@ def image_encoder(folder: Path, width: int, seed: int = 0) -> Path:
 
 
 def picture(night: bool, shape: str, size: tuple[int, int] = (256, 256)) -> Tensor:
-    """A drawn scene, (H, W, 3) in 0–1: a house or a tree on a meadow, by day or by night."""
+    """Draw a scene, (H, W, 3) in 0–1: a house or a tree on a meadow, by day or by night."""
     height, width = size
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     sky, ground, light = (
@@ -246,7 +246,7 @@ def picture(night: bool, shape: str, size: tuple[int, int] = (256, 256)) -> Tens
 
 
 def save_pictures(folder: Path) -> None:
-    """The drawn triplet: a house by day, the house by night, a tree by day. a.png, a_prime.png, b.png."""
+    """Save the drawn triplet: a house by day, the house by night, a tree by day. a.png, a_prime.png, b.png."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,12 +258,12 @@ QUERY_WIDTH = 24
 
 
 def demo_basis() -> Weights:
-    """For the model of `flux(2, 2, …)` and the encoder of `image_encoder(…, QUERY_WIDTH)`: a tint, not an edit."""
+    """Draw a basis for `flux(2, 2, …)` and `image_encoder(…, QUERY_WIDTH)`: it gives a tint, not an edit."""
     return basis(block_linears(HIDDEN, 2, 2), n=4, rank=2, keys=16, query=3 * QUERY_WIDTH, strength=0.01)
 
 
 def save_demo_basis(path: Path) -> None:
-    """Write it with its training config beside it: at this size the tensors do not tell the query mode."""
+    """Write the demo's basis and its training config: at this size the tensors do not tell the query mode."""
     save_file(demo_basis(), path)
     network = {"network_kwargs": {"query_mode": "cat-aa'b"}}
     path.with_suffix(".yaml").write_text(json.dumps({"config": {"process": [{"network": network}]}}))
@@ -279,7 +279,7 @@ STANDINS = {
 
 
 def comfy_models(folder: Path) -> None:
-    """Stand-ins for every file of workflows/visual_analogy.json, under the names that `for_standins` puts in."""
+    """Write stand-ins for every file of workflows/visual_analogy.json, under the names that `for_standins` puts in."""
     files = {
         "diffusion_models": flux(2, 2, text=768, pooled=768),
         "vae": autoencoder(),
@@ -300,7 +300,7 @@ def for_standins(
     names: Mapping[str, str] = STANDINS,
     pictures: Mapping[str, str] | None = None,
 ) -> dict:
-    """The API form of a bundled workflow with the stand-ins' names in it.
+    """Put the stand-ins' names into the API form of a bundled workflow.
 
     names: of the files, by folder. pictures: of a, a_prime and b in the input folder; a.png, a_prime.png and b.png
     where left out. Two nodes give way: FLUX's two text encoders to one CLIP-L, because the host fixes T5's size at 4.7

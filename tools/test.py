@@ -1,7 +1,7 @@
 """Runs all tests: `python tools/test.py`. Makes its own environment; a ComfyUI, where there is one, is only used.
 
-`--fuzz 1000` runs the fuzzing suite alone, with so many broken inputs of each kind and random seeds; `--endurance 300`
-so many analogies in a row.
+`--core -k name` runs core tests alone, the fast loop; further arguments go to pytest. `--fuzz 1000` runs the fuzzing
+suite alone, with so many broken inputs of each kind and random seeds; `--endurance 300` so many analogies in a row.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ TESTS = ROOT / "tests"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--core", action="store_true", help="only core tests; further arguments go to pytest")
     parser.add_argument("--fuzz", type=int, metavar="N", help="only the fuzzing suite: N cases of each kind")
     parser.add_argument("--seed", type=int, help="the first case of --fuzz, which was printed, to have the same again")
     parser.add_argument("--endurance", type=int, metavar="N", help="only N analogies in a row, in a ComfyUI")
-    asked = parser.parse_args()
+    asked, further = parser.parse_known_args()
+    if further and not asked.core:
+        parser.error(f"unknown: {' '.join(further)}")
     files, graphs = [TESTS / "fuzz" / "test_files.py"], [TESTS / "fuzz" / "test_graphs.py"]
+    if asked.core:
+        named = any(each.partition("::")[0].endswith(".py") for each in further)
+        return core_tests(*([] if named else [TESTS / "core"]), *further)
     if asked.endurance:
         os.environ["LORWEB_ENDURANCE"] = str(asked.endurance)
         return host_tests(*graphs, "-k", "in_a_row", "-s")
@@ -34,8 +40,8 @@ def main() -> int:
         return core_tests(*files, "-s") | host_tests(*graphs, "-s")
     python = own_python("cli", "test")
     failed = 0
-    for command in (["check"], ["format", "--check"]):
-        failed |= subprocess.run([python, "-m", "ruff", *command, "."], cwd=ROOT).returncode
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib", "."]):
+        failed |= subprocess.run([python, "-m", *command], cwd=ROOT).returncode
     return failed | core_tests(TESTS / "core", *files) | host_tests(TESTS / "host", *graphs)
 
 

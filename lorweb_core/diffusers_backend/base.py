@@ -25,7 +25,7 @@ _IN_BLOCKS = re.compile(r"(single_)?transformer_blocks\.")
 
 
 class FluxBase:
-    """The `Base` of a transformer and what decodes its latents.
+    """Make a `Base` of a transformer and of what decodes its latents.
 
     layers: None for every Linear inside the blocks, as published; else an expression that names are searched for, or
     the names. guidance: what the guidance embedding is told. decode: latents (n, C, h, w) as the transformer denoises
@@ -42,7 +42,6 @@ class FluxBase:
         self.model = transformer
         self.decode = decode
         self.guidance = guidance
-        self.every_token = False
         self.device = transformer.device
         self.dtype = transformer.dtype
         chosen = chosen_layers(transformer, layers)
@@ -51,22 +50,36 @@ class FluxBase:
 
     @contextmanager
     def guided(self, guidance: float) -> Iterator[None]:
-        """Within, the guidance embedding is told this: samples are made with another than training is."""
+        """Tell the guidance embedding another number within."""
         before, self.guidance = self.guidance, guidance
         try:
             yield
         finally:
             self.guidance = before
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text) -> Tensor:
-        return flux_velocity(self.model, x, t, reference, text, self.guidance, not self.every_token)
+    @contextmanager
+    def training(self, checkpointing: bool) -> Iterator[None]:
+        """Let the blocks compute again in the backward pass what they do not keep, if asked to."""
+        if checkpointing:
+            self.model.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            if checkpointing:
+                self.model.disable_gradient_checkpointing()
+
+    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
+        return flux_velocity(self.model, x, t, reference, text, self.guidance, merge_text=not every_token)
 
     def tokens(self, batch: Batch) -> Tokens:
         return Tokens(batch.text.tokens.shape[1], batch.reference.shape[-2] * batch.reference.shape[-1] // 4)
 
 
 def chosen_layers(transformer: nn.Module, layers: str | Sequence[str] | None = None) -> dict[str, nn.Linear]:
-    """The Linears that get LoRAs, by their published names. Raises LoRWebError if one named is not there, or none."""
+    """Find the Linears that get LoRAs, by their published names.
+
+    Raises LoRWebError if one named is not there, or none.
+    """
     known = {
         PREFIX + name: module
         for name, module in transformer.named_modules()

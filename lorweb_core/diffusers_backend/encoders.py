@@ -22,7 +22,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class KontextEncoders:
-    """The autoencoder and the text encoders, which are not needed any more once everything is cached."""
+    """Hold the autoencoder and the text encoders, which are not needed any more once everything is cached."""
 
     def __init__(self, settings: ModelSettings, device: torch.device, dtype: torch.dtype):
         from diffusers import FluxKontextPipeline
@@ -37,12 +37,12 @@ class KontextEncoders:
 
     @property
     def identity(self) -> str:
-        """Differs where latents would: the model, its autoencoder's settings, and the dtype."""
+        """Tell where latents would differ: by the model, its autoencoder's settings, and the dtype."""
         return f"{self.settings.name_or_path} {dict(self.pipeline.vae.config)} {self.pipeline.vae.dtype}"
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
-        """(n, H, W, 3) in 0–1 → latents (n, C, h, w), float32 on the CPU, as the transformer denoises them."""
+        """Encode (n, H, W, 3) in 0–1 as latents (n, C, h, w) that the transformer denoises, float32 on the CPU."""
         vae = self.pipeline.vae
         encoded = vae.encode((images.movedim(-1, 1) * 2 - 1).to(self.device, vae.dtype))
         # As in the pipeline's inference: the middle of the distribution, where there is one.
@@ -51,14 +51,14 @@ class KontextEncoders:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The way back, to (n, H, W, 3) in 0–1, float32 on the CPU."""
+        """Decode latents (n, C, h, w) to pictures (n, H, W, 3) in 0–1, float32 on the CPU."""
         vae = self.pipeline.vae
         latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
         return (vae.decode(latents).sample.float().cpu() / 2 + 0.5).clamp(0, 1).movedim(1, -1)
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Text:
-        """Of each caption; on the CPU."""
+        """Encode each caption; on the CPU."""
         tokens, pooled, _ = self.pipeline.encode_prompt(
             list(captions), None, device=self.device, max_sequence_length=self.settings.text_tokens
         )
@@ -78,10 +78,10 @@ def load_base(
     encoders: KontextEncoders,
     device: torch.device,
 ) -> FluxBase:
-    """The frozen transformer on its device: as it is, in 8 bits, or with its weights kept in the CPU's memory.
+    """Load the frozen transformer onto its device: as it is, in 8 bits, or with its weights kept in the CPU's memory.
 
     Asked for both, as `quantize` is by default, its weights are kept in the CPU's memory, and not in 8 bits.
-    Raises LoRWebError if it cannot be had so.
+    Raises LoRWebError if it cannot be loaded so.
     """
     from diffusers import FluxTransformer2DModel
 
@@ -96,8 +96,6 @@ def load_base(
             **options,
         )
     transformer.requires_grad_(False)
-    if train.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
     if model.offload:
         offload(transformer, device)
     elif not eight_bits:  # that bitsandbytes puts there itself

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class _VisitingLinear(torch.autograd.Function):
-    """Autograd would keep each weight on the GPU until the backward pass: here it is fetched once more instead."""
+    """Fetch a weight once more for the backward pass, until which autograd would keep it on the GPU."""
 
     @staticmethod
     def forward(context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

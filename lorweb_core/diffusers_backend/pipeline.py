@@ -38,7 +38,7 @@ _GIVE_MODEL = (
 
 
 class Analogy(NamedTuple):
-    """Images (H, W, 3), float32 in 0–1, on the CPU."""
+    """Hold images (H, W, 3), float32 in 0–1, on the CPU."""
 
     result: Tensor
     """b', of b's size; with fit 'crop' of the size of what the grid held of b."""
@@ -164,7 +164,7 @@ def _layer_weights(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dic
 
 
 def outline(model: str | Path) -> FluxTransformer2DModel:
-    """The model's transformer without values: from two small files, to check a basis against."""
+    """Build the model's transformer without values: from two small files, to check a basis against."""
     from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 
     with loading_model(model):
@@ -189,7 +189,7 @@ def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, T
 
 
 def load_vision_encoder(needed: str, source: str | Path | None = None) -> VisionEncoder:
-    """The image encoder that a basis needs, one of ENCODERS: from Hugging Face, or from the folder or id given."""
+    """Load the image encoder that a basis needs, one of ENCODERS: from Hugging Face, or from the folder or id given."""
     source = needed if source is None else source
     hint = f"Give as encoder a folder with config.json and model.safetensors from {ENCODERS[needed].source}."
     with loading(source, "an image encoder", hint):
@@ -252,7 +252,7 @@ def _check_number(name: str, value: float, least: float, most: float) -> None:
 
 
 def loading_model(model: str | Path) -> AbstractContextManager[None]:
-    """Within, what goes wrong while a FLUX.1-Kontext is loaded is said in the user's words, as LoRWebError."""
+    """Say what goes wrong within, while a FLUX.1-Kontext is loaded, in the user's words, as LoRWebError."""
     return loading(model, "FLUX.1-Kontext", _GIVE_MODEL)
 
 
@@ -270,6 +270,6 @@ def loading(source: str | Path, what: str, hint: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a library says."""
+    """Take the first line of what a library says."""
     lines = (line.strip().rstrip(".") for line in str(error).splitlines())
     return named(next(filter(None, lines), type(error).__name__))

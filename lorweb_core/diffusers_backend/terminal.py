@@ -32,7 +32,7 @@ def train(config: Path | str, overrides: Sequence[str]) -> None:
 
 
 class _Lines(tqdm):
-    """For a file or a pipe: a line that stays, at every twentieth of the way."""
+    """Show progress in a file or a pipe: a line that stays, at every twentieth of the way."""
 
     told = -1
 
@@ -44,7 +44,7 @@ class _Lines(tqdm):
 
 
 class _Bars:
-    """One at a time."""
+    """Show one bar at a time."""
 
     def __init__(self):
         self._bar: tqdm | None = None

@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import yaml
 
-from ..errors import named
-from ..files.atomic import replacing
+from ..errors import LoRWebError, named
 from ..training.data.datasets import Bar, Encoded, counted, find_analogies
 from ..training.memory import Memory, estimate, short_of
 from ..training.run_folder import RunFolder
-from ..training.session import OnStep, Watch
+from ..training.session import TrainingSession
 from ..training.settings.config import TrainingConfig
-from ..training.settings.document import training_document
-from ..training.trainable_basis import TrainableBasis, query_width
-from ..training.trainer import Training
 from .base import chosen_layers
 from .encoders import DTYPES, KontextEncoders, load_base
 from .pipeline import find_device, load_vision_encoder, outline
+from .train_callbacks import CommandCallbacks, OnStep
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,8 +31,10 @@ def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
     """Train, or go on with a training that was interrupted; returns the basis's file.
 
     Everything that can be wrong with the config, the data or the folder is found before the base is loaded. bar,
-    on_step: of several processes called in the first one only, which is also the only one that logs. Ctrl-C and
-    errors: see `Watch.run`. Raises LoRWebError for bad input.
+    on_step: of several processes called in the first one only, which is also the only one that logs.
+
+    Ctrl-C, or SIGTERM, ends the run after the step it is at, and saves; a second Ctrl-C at once, and what was saved
+    last stays. Raises KeyboardInterrupt then, Diverged, after saving, for NaN, and LoRWebError for bad input.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -72,36 +70,38 @@ def _train(
         folder = named(str(data.settings.folder_path))
         log.info("%s: %s; kept from training: %s.", folder, counted(data.seen), counted(data.unseen))
     if main:
-        with replacing(run.path / "config.yaml") as file:
-            file.write(yaml.safe_dump(training_document(config), sort_keys=False).encode())
+        run.keep_config()
 
     encoders = KontextEncoders(config.model, device, DTYPES[config.train.dtype])
     basis_config = config.network.basis
     vision = None
     if basis_config.external_query:
         vision = load_vision_encoder(basis_config.external_query_model, config.model.encoder)
-    encoded = Encoded(config, datasets, encoders, vision, run, bar if main else _unseen)
+    encoded = Encoded(config, datasets, encoders, vision, run.cache_folder, bar if main else _unseen)
     with accelerator.main_process_first():
         source, shown = encoded.source(), encoded.shown()
     encoders.forget_text()
 
     log.info("Loading the base")
     base = load_base(config.model, config.train, config.network.layers, encoders, device)
-    torch.manual_seed(config.train.seed)
-    basis = TrainableBasis(base.shapes, basis_config, query_width(basis_config, shown.query))
-    training = Training(basis, base, source, config.train, accelerator)
-    with accelerator.main_process_first():
-        if run.resume(training):
-            log.info("Going on after step %d", training.done)
-    Watch(config, run, training, base, shown, accelerator).run(on_step)
-    accelerator.wait_for_everyone()
-    saved = run.path / f"{config.name}.safetensors"
-    log.info("Wrote %s, and summary.html beside it", named(str(saved)))
-    return saved
+    callbacks = CommandCallbacks(on_step, accelerator)
+    session = TrainingSession(run, base, source, shown, callbacks, accelerator)
+    try:
+        with callbacks.noting_interrupts():
+            session.run()
+    except torch.OutOfMemoryError as error:
+        step = min(session.done + 1, config.train.steps)  # the samples in the end are the last one's
+        raise LoRWebError(
+            f"The GPU ran out of memory in step {step}. Try a smaller train.batch_size (and as many more "
+            "train.gradient_accumulation_steps), train.gradient_checkpointing=true, model.quantize=true, or "
+            "model.offload=true."
+        ) from error
+    log.info("Wrote %s, and %s beside it", named(str(run.basis_file)), run.page_file.name)
+    return run.basis_file
 
 
 def _memory(config: TrainingConfig, device: torch.device) -> Memory:
-    """What training will need. Raises LoRWebError if the model or the layers chosen are not there."""
+    """Estimate what training will need. Raises LoRWebError if the model or the layers chosen are not there."""
     transformer = outline(config.model.name_or_path)
     layers = chosen_layers(transformer, config.network.layers).values()
     return estimate(config, transformer, layers, device.type == "cuda")

@@ -26,7 +26,7 @@ def flux_velocity(
     guidance: float,
     merge_text: bool = True,
 ) -> Tensor:
-    """The velocity at x, (n, C, h, w), and times t, (n,), with one reference for each, likewise latents.
+    """Predict the velocity at x, (n, C, h, w), and times t, (n,), with one reference for each, likewise latents.
 
     merge_text: compute text tokens that repeat once, with the same result; not for what looks at all tokens itself.
     """
@@ -61,7 +61,7 @@ def _positions(latents: Tensor, index: int) -> Tensor:
 
 
 def _merge_repeats(words: Tensor, others: int) -> tuple[Tensor, Tensor | None]:
-    """Runs of equal text tokens as one token each, and what to add to the attention's logits for that.
+    """Merge runs of equal text tokens into one each, and tell what to add to the attention's logits for that.
 
     Text has no positions, so m equal tokens stay equal, and attention to one with log m added is attention to all m.
     A prompt without words is one token instead of hundreds. others: the tokens that follow the text.

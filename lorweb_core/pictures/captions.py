@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 
 from .canvas import Canvas
 
@@ -65,6 +66,6 @@ def _cut(canvas: Canvas, line: str, width: int, size: int) -> str:
     if canvas.text_width(line, size) <= width:
         return line
     line = line.removesuffix(" ...")
-    while line and canvas.text_width(f"{line}...", size) > width:
-        line = line[:-1]
-    return f"{line}..."
+    lengths = range(1, len(line) + 1)
+    fitting = bisect_right(lengths, width, key=lambda length: canvas.text_width(f"{line[:length]}...", size))
+    return f"{line[:fitting]}..."

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..layer_names import grouped
-from ..training.loss_curve import mean_width, recent_loss, running_mean, seconds_per_step
 from .canvas import Canvas
 from .chart import Axis, Line, bars, draw_level, draw_lines, linear_axis, log_axis, whole_axis
 from .heat_map import SMALL, Scale, blended, colour_bar, index_ticks, number
+from .loss_curve import LoggedStep, mean_width, recent_loss, running_mean, seconds_per_step
 
 if TYPE_CHECKING:
     from ..space.usage import Usage
-    from ..training.trainer import Step
 
 MARGIN = 24
 CURVES = 480
@@ -31,7 +30,7 @@ BARS, ENTROPY = 110, 110
 GROUP_GAP = 6
 
 
-def training_picture(losses: Sequence[Step], usage: Usage | None = None, theme: str = "dark") -> Tensor:
+def training_picture(losses: Sequence[LoggedStep], usage: Usage | None = None, theme: str = "dark") -> Tensor:
     """(H, W, 3), float32 in 0–1; its size depends on layers and N. losses: in order of their steps, some may lack.
 
     usage: None leaves its half away, as for an activation-routed basis.
@@ -57,7 +56,7 @@ def training_picture(losses: Sequence[Step], usage: Usage | None = None, theme: 
     return canvas.tensor()
 
 
-def _title(losses: Sequence[Step]) -> str:
+def _title(losses: Sequence[LoggedStep]) -> str:
     if not losses:
         return "Training: no step is done yet"
     steps, over = losses[-1].number, min(mean_width(len(losses)), len(losses))
@@ -65,7 +64,7 @@ def _title(losses: Sequence[Step]) -> str:
     return f"Training: {steps:,} step{'s' * (steps != 1)}, loss {number(recent_loss(losses))}{mean}"
 
 
-def _facts(losses: Sequence[Step]) -> str:
+def _facts(losses: Sequence[LoggedStep]) -> str:
     if not losses:
         return ""
     lowest = min(losses, key=lambda step: step.loss)
@@ -74,7 +73,7 @@ def _facts(losses: Sequence[Step]) -> str:
     )
 
 
-def _draw_loss(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int], height: int) -> None:
+def _draw_loss(canvas: Canvas, losses: Sequence[LoggedStep], at: tuple[int, int], height: int) -> None:
     theme = canvas.theme
     width = mean_width(len(losses))
     canvas.text((MARGIN, at[1] - 34), "Loss", 14)
@@ -88,7 +87,7 @@ def _draw_loss(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int], heig
     draw_lines(canvas, at, (CURVES, height), lines, _steps(losses), log_axis(values))
 
 
-def _draw_rate(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int]) -> None:
+def _draw_rate(canvas: Canvas, losses: Sequence[LoggedStep], at: tuple[int, int]) -> None:
     canvas.text((MARGIN, at[1] - 30), "Learning rate", 14)
     rates = [(step.number, step.learning_rate) for step in losses]
     axis = linear_axis((rate for _, rate in rates), marks=2)
@@ -96,7 +95,7 @@ def _draw_rate(canvas: Canvas, losses: Sequence[Step], at: tuple[int, int]) -> N
     canvas.text((at[0] + CURVES / 2, at[1] + RATE + 28), "step", 13, canvas.theme.faint, "ma")
 
 
-def _steps(losses: Sequence[Step]) -> Axis:
+def _steps(losses: Sequence[LoggedStep]) -> Axis:
     return whole_axis(losses[-1].number if losses else 1)
 
 

@@ -14,7 +14,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def _uniform(n: int, generator: torch.Generator) -> Tensor:
-    """One of the thousand timesteps 0.001 to 1."""
+    """Draw each from the thousand timesteps 0.001 to 1."""
     return torch.randint(1, 1001, (n,), generator=generator) / 1000
 
 
@@ -27,13 +27,13 @@ _DRAWN = {"weighted": _uniform, "linear": _uniform, "shift": _uniform, "sigmoid"
 
 
 def draw_timesteps(kind: str, n: int, tokens: int, generator: torch.Generator) -> Tensor:
-    """n timesteps in (0, 1]. kind: `timestep_type` of a config; tokens: of the picture that is denoised."""
+    """Draw n timesteps in (0, 1]. kind: `timestep_type` of a config; tokens: of the picture that is denoised."""
     t = _DRAWN[kind](n, generator)
     return shifted(t, tokens) if kind == "shift" else t
 
 
 def timestep_weights(kind: str, t: Tensor) -> Tensor:
-    """How much each timestep counts, 1 on average.
+    """Weigh timesteps: how much each counts, 1 on average.
 
     `weighted` is what the published trainer does under that name: a bell around the middle, 0 at the ends. (Its table
     of weights is read and then overwritten by this bell.)
@@ -48,7 +48,10 @@ def timestep_weights(kind: str, t: Tensor) -> Tensor:
 
 
 def shifted(t: Tensor, tokens: int) -> Tensor:
-    """FLUX's shift towards noise, exp(μ) / (exp(μ) + 1/t − 1): μ is 0.5 at 256 tokens and 1.15 at 4096."""
+    """Shift timesteps towards noise as FLUX does.
+
+    exp(μ) / (exp(μ) + 1/t − 1), where μ is 0.5 at 256 tokens and 1.15 at 4096.
+    """
     mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
     return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
 
@@ -59,7 +62,7 @@ def noised(target: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def flow_loss(velocity: Tensor, target: Tensor, noise: Tensor, weights: Tensor, result_weight: float = 1.0) -> Tensor:
-    """Mean squared error of the velocity of each example, (n,), float32, times its weight.
+    """Compute the mean squared error of the velocity of each example, (n,), float32, times its weight.
 
     result_weight: how much more b', the bottom-right quarter of the grid, counts than the rest.
     """
@@ -71,7 +74,7 @@ def flow_loss(velocity: Tensor, target: Tensor, noise: Tensor, weights: Tensor, 
 
 @torch.no_grad()
 def sample(velocity: Velocity, noise: Tensor, steps: int, tokens: int) -> Tensor:
-    """Euler steps from noise (n, C, h, w) to latents, with FLUX's shift."""
+    """Sample latents from noise, (n, C, h, w), by Euler steps with FLUX's shift."""
     times = [*shifted(torch.linspace(1, 0, steps + 1)[:-1], tokens).tolist(), 0.0]
     x = noise
     for now, then in pairwise(times):

@@ -1,4 +1,4 @@
-"""`losses.csv`: a row for each step that was logged."""
+"""The log of a training: a row for each step that was logged."""
 
 from __future__ import annotations
 

@@ -22,17 +22,17 @@ _PASSING = 12
 
 
 class Memory(NamedTuple):
-    """Bytes, about."""
+    """Hold how many bytes a training needs, about."""
 
     base: int
     learned: int
     activations: int
     in_cpu: int
-    """Of the base, what is kept in the CPU's memory."""
+    """What is kept of the base in the CPU's memory."""
 
     @property
     def total(self) -> int:
-        """Where the training runs."""
+        """Sum up what is needed where the training runs."""
         return self.base + self.learned + self.activations
 
     def __str__(self) -> str:
@@ -43,8 +43,9 @@ class Memory(NamedTuple):
 
 
 def estimate(config: TrainingConfig, transformer: nn.Module, layers: Iterable[nn.Linear], on_gpu: bool) -> Memory:
-    """Of the transformer, which may be on the meta device, with a basis on these layers. An estimate, not a bound.
+    """Estimate what training a basis on these layers needs; an estimate, not a bound.
 
+    transformer: may be on the meta device.
     What autograd keeps of a block was counted in diffusers' FLUX at bf16: 25 tensors of a double and 23 of a single
     one, 1.2 with checkpoints. What the allocator leaves unused is not counted, nor are the text encoders and the
     autoencoder, which run before the base is loaded.
@@ -69,7 +70,7 @@ def estimate(config: TrainingConfig, transformer: nn.Module, layers: Iterable[nn
 
 
 def _values(config: TrainingConfig, layer: nn.Linear) -> int:
-    """Of the basis in one layer: A and B, and with D wide keys, the keys and W_q."""
+    """Count the values of the basis in one layer: A and B, and with D wide keys, the keys and W_q."""
     basis = config.network.basis
     fan_in, fan_out = layer.in_features, layer.out_features
     query = fan_in
@@ -81,13 +82,13 @@ def _values(config: TrainingConfig, layer: nn.Linear) -> int:
 
 
 def short_of(needed: Memory, device: torch.device) -> str | None:
-    """What to say if a GPU has less than that free; nothing else tells before it is too late."""
+    """Say that a GPU has less than that free, if so; nothing else tells before it is too late."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
     if free >= needed.total:
         return None
     return (
-        f"{device} has {free / 1e9:.1f} GB free, which may not do. Less is needed with a smaller train.batch_size, "
-        "with train.gradient_checkpointing=true, and with model.quantize=true or model.offload=true."
+        f"{device} has {free / 1e9:.1f} GB free, which may not be enough. Less is needed with a smaller "
+        "train.batch_size, with train.gradient_checkpointing=true, and with model.quantize=true or model.offload=true."
     )

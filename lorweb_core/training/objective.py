@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -16,42 +17,50 @@ from .trainable_basis import Linears, TrainableBasis
 
 
 class Base(Protocol):
-    """The frozen model that a basis is learned for."""
+    """Describe the frozen model that a basis is learned for."""
 
     model: nn.Module
     linears: Linears
-    """Of the model: those that get a basis."""
+    """Those Linears of the model that get a basis."""
     shapes: Mapping[str, tuple[int, int]]
     """Layer of the basis → (in, out)."""
     device: torch.device
     dtype: torch.dtype
-    every_token: bool
-    """Whether each text token must come to the layers, though it be like the one before: an activation-routed basis
-    looks at them. Set by the Objective.
-    """
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text) -> Tensor:
-        """At x, (n, C, h, w), and times t, (n,), with one reference for each picture."""
+    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
+        """Predict the velocity at x, (n, C, h, w), and times t, (n,), with one reference for each picture.
+
+        every_token: each text token comes to the layers, as an activation-routed basis looks at them all; False lets
+        the base compute those that repeat once, with the same result.
+        """
 
     def tokens(self, batch: Batch) -> Tokens:
-        """How the tokens of such a forward pass are made up."""
+        """Tell how the tokens of such a forward pass are made up."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(n, C, h, w) → pictures (n, H, W, 3), float32 in 0–1, on the CPU."""
+        """Make pictures (n, H, W, 3), float32 in 0–1, on the CPU, of latents (n, C, h, w)."""
+
+    def training(self, checkpointing: bool) -> AbstractContextManager[None]:
+        """Have the model where it computes, and gradients through it; afterwards it is as it was before.
+
+        checkpointing: its blocks compute again in the backward pass what they do not keep.
+        """
+
+    def guided(self, guidance: float) -> AbstractContextManager[None]:
+        """Tell the guidance embedding another number, for samples; pictures may be decoded meanwhile."""
 
 
 class Objective(nn.Module):
-    """A module of the basis's parameters and no others, so that these are what processes share."""
+    """Hold the basis's parameters and no others, so that these are what processes share."""
 
     def __init__(self, basis: TrainableBasis, base: Base, settings: TrainSettings):
         super().__init__()
         self.basis = basis
         self.settings = settings
-        base.every_token = not basis.config.external_query
         self.__dict__["base"] = base  # whatever it is made of: none of it is learned
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The loss of each analogy, (n,). generator: of its noise and timesteps."""
+        """Compute the loss of each analogy, (n,). generator: of its noise and timesteps."""
         base, settings = self.base, self.settings
         tokens = batch.target.shape[-2] * batch.target.shape[-1] // 4
         t = draw_timesteps(settings.timestep_type, len(batch.target), tokens, generator)
@@ -59,14 +68,14 @@ class Objective(nn.Module):
         weights = timestep_weights(settings.timestep_type, t)
         batch, t = to(batch, base), t.to(base.device)
         target = batch.target.float()
-        self.basis.tokens = base.tokens(batch)
-        self.basis.route(batch.query)
-        velocity = base.velocity(noised(target, noise, t).to(base.dtype), t, batch.reference, batch.text)
+        self.basis.route(batch.query, base.tokens(batch))
+        x, every_token = noised(target, noise, t).to(base.dtype), not self.basis.config.external_query
+        velocity = base.velocity(x, t, batch.reference, batch.text, every_token)
         return flow_loss(velocity, target, noise, weights, settings.result_weight)
 
 
 def to(batch: Batch, base: Base) -> Batch:
-    """Where the base is, in what it computes in; the query stays float32, in which routing is done."""
+    """Move a batch to the base's device and dtype; the query stays float32, in which routing is done."""
 
     def moved(values: Tensor) -> Tensor:
         return values.to(base.device, base.dtype)

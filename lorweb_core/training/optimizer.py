@@ -42,7 +42,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    """Raises LoRWebError if it is one that is not installed."""
+    """Make the optimizer of a config. Raises LoRWebError if it is one that is not installed."""
     params = settings.optimizer_params
     return OPTIMIZERS[settings.optimizer](
         parameters, lr=settings.lr, betas=params.betas, eps=params.eps, weight_decay=params.weight_decay
@@ -50,6 +50,6 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings) 
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Of a step, the first being 0."""
+    """Compute the learning rate of a step, the first being 0."""
     warm = min(1.0, (step + 1) / (settings.lr_warmup_steps + 1))
     return settings.lr * warm * SCHEDULES[settings.lr_scheduler](step / settings.steps)

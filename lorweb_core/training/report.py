@@ -13,9 +13,9 @@ from urllib.parse import quote
 from ..files.atomic import replacing
 from ..files.image_file import write_png
 from ..pictures.heat_map import number
+from ..pictures.loss_curve import mean_width, recent_loss, seconds_per_step
 from ..pictures.training_picture import training_picture
 from ..space.usage import Usage
-from .loss_curve import mean_width, recent_loss, seconds_per_step
 from .settings.config import TrainingConfig
 from .settings.document import training_document
 from .trainer import Step
@@ -43,7 +43,7 @@ figure { margin: 1rem 0; }
 def write_summary(
     folder: Path, config: TrainingConfig, losses: Sequence[Step], usage: Usage | None, strips: Sequence[Path]
 ) -> Path:
-    """`summary.html` and its pictures, `training.png` for light screens and `training-dark.png`; returns the page.
+    """Write the page and its pictures, one for light screens and one for dark ones; returns the page.
 
     strips: pictures of samples, the oldest first; the page shows the newest first and links to them, so they are best
     in `folder`. Raises LoRWebError, and leaves the file that was there, if one cannot be written.
@@ -97,7 +97,7 @@ def _facts(config: TrainingConfig, losses: Sequence[Step], usage: Usage | None) 
 
 
 def _flat(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Settings by their dotted names, as `--set` takes them."""
+    """List settings by their dotted names, as `--set` takes them."""
     if isinstance(values, list) and values and isinstance(values[0], dict):
         values = dict(enumerate(values))
     if isinstance(values, Mapping):

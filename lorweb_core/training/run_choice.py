@@ -16,13 +16,16 @@ from .settings.config import TrainingConfig
 
 
 @contextmanager
-def chosen_run(config: TrainingConfig, if_exists: str, root: Path, called: str | None = None) -> Iterator[RunFolder]:
+def chosen_run(
+    config: TrainingConfig, if_exists: str, root: Path, called: str | None = None, identity: str | None = None
+) -> Iterator[RunFolder]:
     """Find the folder to train in, numbered if need be, and keep other trainings out of it within.
 
     A run with the same settings is gone on with, whatever `if_exists` says; if it has all steps already, it is what is
     wanted. Of others, 'number' leaves them alone and 'replace' begins anew in their place. root: the folder that
-    nothing is written outside of. called: what messages call it. Raises LoRWebError if a link leads out of it, if the
-    folder cannot be made, if another process trains in it, or if what is there is not to be replaced.
+    nothing is written outside of. called: what messages call it. identity: as for `RunFolder`. Raises LoRWebError if a
+    link leads out of it, if the folder cannot be made, if another process trains in it, or if what is there is not to
+    be replaced.
     """
     check_if_exists(if_exists)
     first = config.name
@@ -34,7 +37,7 @@ def chosen_run(config: TrainingConfig, if_exists: str, root: Path, called: str |
         numbered = if_exists == "number"
         if numbered and os.path.lexists(path) and not path.is_dir():
             continue
-        folder = RunFolder(config)
+        folder = RunFolder(config, identity)
         if numbered and folder.is_anothers():
             continue
         with folder.locked():

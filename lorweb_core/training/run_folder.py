@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from torch import Tensor
 
 from ..basis import LoRABasis
 from ..basis_file import is_written_basis, write_basis
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError, shown
-from ..files.atomic import is_part
+from ..files.atomic import is_part, replacing
 from ..files.file_names import check_inside
+from ..files.image_file import write_png
 from ..files.locks import held
 from ..files.new_file import check_ours, written_metadata
+from ..space.usage import Usage
 from .loss_log import append_loss, begins_as_log, read_losses, write_losses
+from .report import PAGE, write_summary
 from .run_state import Damaged, OtherLayers, damaged, read_state, write_state
 from .settings.config import TrainingConfig
 from .settings.document import config_fingerprint, training_document
@@ -30,20 +35,30 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torc
 
 LOCK = "run.lock"
 """There while a process trains in the folder."""
+STATE, LOSSES, SAMPLES, CONFIG = "resume.pt", "losses.csv", "samples", "config.yaml"
 
 _SAMPLE = re.compile(r"\d{9}(_\d+)?\.png")
 
 
 class RunFolder:
-    """`<training_folder>/<name>` with `<name>.safetensors`, or `<name>_000000250.safetensors` after 250 steps."""
+    """Keep a training in `<training_folder>/<name>`.
 
-    def __init__(self, config: TrainingConfig):
+    Its basis is `<name>.safetensors` there, or `<name>_000000250.safetensors` after 250 steps.
+    """
+
+    def __init__(self, config: TrainingConfig, identity: str | None = None):
+        """identity: what a run is of, where the model's name in the config does not tell; see `config_fingerprint`."""
         self.config = config
         self.path = Path(config.training_folder) / config.name
-        self.state_file = self.path / "resume.pt"
-        self.losses_file = self.path / "losses.csv"
-        self.samples_folder = self.path / "samples"
+        self.state_file = self.path / STATE
+        self.losses_file = self.path / LOSSES
+        self.samples_folder = self.path / SAMPLES
+        self.config_file = self.path / CONFIG
+        self.page_file = self.path / PAGE
         self.basis_file = self.path / f"{config.name}.safetensors"
+        self.cache_folder = self.path.parent / "cache"
+        """For what is encoded of the data, which runs beside each other share."""
+        self._fingerprint = config_fingerprint(config, identity)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:  # ValueError for characters that no path has
@@ -116,7 +131,7 @@ class RunFolder:
     def is_anothers(self) -> bool:
         """Tell whether an undamaged run of another config is here."""
         try:
-            return read_state(self.state_file, mmap=True).config != config_fingerprint(self.config)
+            return read_state(self.state_file, mmap=True).config != self._fingerprint
         except LoRWebError:
             return False
 
@@ -143,6 +158,25 @@ class RunFolder:
                     path.unlink()
         except OSError as error:
             raise LoRWebError(f"{shown(path)} cannot be removed ({error.strerror or error}).") from error
+
+    def keep_config(self) -> None:
+        """Write the config, whole. Raises LoRWebError if the disk has no room; the old one stays then."""
+        with replacing(self.config_file) as file:
+            file.write(yaml.safe_dump(training_document(self.config), sort_keys=False).encode())
+
+    def write_page(self, usage: Usage | None) -> Path:
+        """Write the page that shows how the training went, and return it; see `write_summary`."""
+        return write_summary(self.path, self.config, self.losses(), usage, self.samples())
+
+    def keep_samples(self, done: int, strips: Sequence[Tensor], together: bool = False) -> None:
+        """Write what samples look like after so many steps: a picture for each strip, or one of all.
+
+        strips: (H, W, 3), float in 0–1; together, of one width. Raises LoRWebError, and leaves older pictures, if they
+        cannot be written.
+        """
+        ends = {"": torch.cat(list(strips))} if together else {f"_{i}": strip for i, strip in enumerate(strips)}
+        for end, picture in ends.items():
+            write_png(picture, self.sample_file(f"{done:09d}{end}.png"))
 
     def sample_file(self, name: str) -> Path:
         """Find where to write a picture of samples; its folder exists then. Raises LoRWebError if it cannot be made."""
@@ -171,15 +205,15 @@ class RunFolder:
 
     def _state(self, mmap: bool = False) -> dict[str, Any]:
         kept = read_state(self.state_file, mmap)
-        if kept.config != config_fingerprint(self.config):
+        if kept.config != self._fingerprint:
             raise LoRWebError(
                 f"{shown(self.state_file)} is the state of a training with another config. Go on with that one, "
-                f"{shown(self.path / 'config.yaml')}, or give another name."
+                f"{shown(self.config_file)}, or give another name."
             )
         return kept.state
 
     def save(self, training: Training, final: bool = False) -> LoRABasis:
-        """A checkpoint and the state to go on from; older checkpoints beyond those to keep are deleted after that.
+        """Write a checkpoint and the state to go on from, and then delete older checkpoints beyond those to keep.
 
         Raises LoRWebError, and leaves what was there, if the disk has no room.
         """
@@ -206,7 +240,7 @@ class RunFolder:
 
     def save_state(self, training: Training) -> None:
         """Write what to go on from. Raises LoRWebError if the disk has no room; the old one stays then."""
-        write_state(self.state_file, config_fingerprint(self.config), training.state())
+        write_state(self.state_file, self._fingerprint, training.state())
 
     def log(self, step: Step) -> None:
         """Log a step. Raises LoRWebError if the disk has no room."""
@@ -217,7 +251,7 @@ class RunFolder:
         return read_losses(self.losses_file)
 
     def _keep_losses(self, done: int) -> None:
-        """Steps after the state that is gone on from will be done again."""
+        """Drop the steps after the state that is gone on from, which will be done again."""
         if os.path.lexists(self.losses_file):
             write_losses(self.losses_file, [step for step in self.losses() if step.number <= done])
 
@@ -233,5 +267,5 @@ class RunFolder:
 
 
 def _escaped(name: str) -> str:
-    """For glob, in which brackets mean something."""
+    """Escape a name for glob, in which brackets mean something."""
     return name.replace("[", "[[]")

@@ -1,4 +1,4 @@
-"""`resume.pt`: what a training goes on from, and whether it is that."""
+"""What a training goes on from, and whether it is that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = 2**53
 
 
 class RunState(NamedTuple):
-    """What is in the file."""
+    """Hold what is in the file of a state."""
 
     config: str
     """See `config_fingerprint`."""
@@ -26,11 +26,11 @@ class RunState(NamedTuple):
 
 
 class OtherLayers(ValueError):
-    """A state is one of other layers."""
+    """Tell that a state is one of other layers."""
 
 
 class Damaged(ValueError):
-    """A state has something in it that no training leaves."""
+    """Tell that a state has something in it that no training leaves."""
 
 
 def write_state(path: Path, config: str, state: Mapping[str, Any]) -> None:

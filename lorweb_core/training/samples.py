@@ -15,27 +15,27 @@ from .trainable_basis import TrainableBasis
 
 @torch.no_grad()
 def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int) -> Tensor:
-    """Sampled grids of a batch of analogies, as pictures (n, H, W, 3) in 0–1."""
+    """Sample grids of a batch of analogies, as pictures (n, H, W, 3) in 0–1."""
     noise = torch.randn(batch.target.shape, generator=generator(seed)).to(base.device)
     tokens = noise.shape[-2] * noise.shape[-1] // 4
     batch = to(batch, base)
-    basis.tokens = base.tokens(batch)
+    basis.route(batch.query, base.tokens(batch))
+    every_token = not basis.config.external_query
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return base.velocity(x.to(base.dtype), t, batch.reference, batch.text).float()
+        return base.velocity(x.to(base.dtype), t, batch.reference, batch.text, every_token).float()
 
-    basis.route(batch.query)
     return base.decode(sample(velocity, noise, steps, tokens))
 
 
 def cells(grid: Tensor) -> list[Tensor]:
-    """The four cells of a grid (H, W, 3): a, a', b and what is in b's place."""
+    """Cut a grid (H, W, 3) into its four cells: a, a', b and what is in b's place."""
     height, width = grid.shape[0] // 2, grid.shape[1] // 2
     return [grid[y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
 
 
 def sample_strips(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int) -> list[Tensor]:
-    """A strip for each analogy: a, a', b, b' as the basis makes it, and as it is in the data."""
+    """Make a strip for each analogy: a, a', b, b' as the basis makes it, and as it is in the data."""
     made, targets = solve(basis, base, batch, steps, seed), base.decode(batch.target)
     captions = ["a", "a'", "b", "b' as made", "b' of the data"]
     return [

@@ -7,6 +7,9 @@ import torch
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """On the CPU, so that they are the same on every device. numbers: at least 0, a seed and a step, say."""
+    """Seed a generator, on the CPU, so that it draws the same for every device.
+
+    numbers: at least 0, a seed and a step, say.
+    """
     mixed = numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)
     return torch.Generator().manual_seed(int(mixed[0] >> 1))

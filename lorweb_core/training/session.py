@@ -1,136 +1,158 @@
-"""A training that is looked after while it runs: losses, checkpoints, samples, the page, and Ctrl-C."""
+"""One training from beginning to end: gone on with, logged, saved, sampled, shown, and kept where it is ended early."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..diffusers_backend.base import FluxBase
+from ..basis import LoRABasis, load_basis
 from ..errors import LoRWebError
-from ..files.image_file import write_png
-from ..space.usage import measure_usage
-from .data.batch import Batch
-from .report import write_summary
+from ..space.usage import Usage, measure_usage
+from .data.batch import Batch, Source
+from .objective import Base
 from .run_folder import RunFolder
 from .samples import sample_strips
-from .settings.config import TrainingConfig
-from .trainer import Step, Training
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-OnStep = Callable[[Step, int], None]
-"""Called after each step, with how many there are."""
+from .trainable_basis import TrainableBasis, query_width
+from .trainer import OneProcess, Step, Training
 
 
-class Watch:
-    """Of several processes the first one writes files and is heard of; all stop together."""
+class Callbacks:
+    """Hear of a training while it runs, and end it: these do neither.
+
+    Of several processes only the first one hears of it.
+    """
+
+    cancels: tuple[type[BaseException], ...] = ()
+    """What ends a training early and leaves it whole, so that it is saved; LoRWebError is such anyhow."""
+
+    def on_begin(self, values: int, done: int) -> None:
+        """Hear, before the first step, how many values are learned and how many steps were done by earlier runs."""
+
+    def on_preview(self, strips: list[Tensor]) -> None:
+        """Look at samples, a strip (H, W, 3) in 0–1 for each analogy shown, before hearing of their step."""
+
+    def on_step(self, step: Step, steps: int) -> None:
+        """Hear of a step that is logged and saved, and of how many there are."""
+
+    def on_stop(self, done: int) -> None:
+        """Hear that the training ended early, after so many steps, and is saved."""
+
+    def check_cancelled(self) -> None:
+        """Raise one of `cancels` to end the training after this step. Asked in every process."""
+
+
+class TrainingSession:
+    """Train a basis into its run's folder.
+
+    folder: locked. shown: the analogies to sample. processes: an accelerate.Accelerator, or one like OneProcess; the
+    first one writes. samples_together: see `RunFolder.keep_samples`.
+    """
 
     def __init__(
         self,
-        config: TrainingConfig,
-        run: RunFolder,
-        training: Training,
-        base: FluxBase,
+        folder: RunFolder,
+        base: Base,
+        source: Source,
         shown: Batch,
-        accelerator: Accelerator,
+        callbacks: Callbacks,
+        processes: Any = None,
+        samples_together: bool = False,
     ):
-        """shown: the analogies to sample."""
-        self.config, self.run_folder, self.training, self.base, self.shown = config, run, training, base, shown
-        self._processes = accelerator
-        self._main = accelerator.is_main_process
-        self._strips = run.samples()
+        self.folder, self.config = folder, folder.config
+        self.base, self.source, self.shown = base, source, shown
+        self.callbacks = callbacks
+        self.processes = processes or OneProcess()
+        self.samples_together = samples_together
+        self.done = 0
+        """Steps."""
+        self.strips: list[Tensor] = []
+        """The last samples."""
 
-    def run(self, on_step: OnStep) -> None:
-        """All steps that are left, and what is saved in the end.
+    def run(self) -> LoRABasis:
+        """Do all steps that are left; returns the basis, saved and loaded.
 
-        Ctrl-C, or SIGTERM, ends the run after the step it is at, and saves; a second Ctrl-C at once, and what was saved
-        last stays. Raises KeyboardInterrupt then, and Diverged, after saving, for NaN.
+        Raises LoRWebError for what is wrong with the run's folder, Diverged for NaN, and what the callbacks do. After
+        these the same run goes on from the last step that was whole; after others, from what was saved before.
         """
-        # Of several processes each gets Ctrl-C twice, from the terminal and from what launched them.
-        with _interrupts(insisting=self._processes.num_processes == 1) as noted:
-
-            def watched(step: Step) -> None:
-                if self._main:
-                    self._step(step)
-                    on_step(step, self.config.train.steps)
-                if self._anywhere(bool(noted)):
-                    raise KeyboardInterrupt
-
+        with self._training() as training:
             try:
-                self.training.run(watched)
-            except (KeyboardInterrupt, LoRWebError):
-                # These come between steps, but for a second Ctrl-C, after which a step may be half done.
-                if self._main and not noted[1:]:
-                    self.run_folder.save_state(self.training)
-                    self._page()
+                training.run(lambda step: self._after(step, training))
+            except (LoRWebError, *self.callbacks.cancels):
+                if self._writes:
+                    self.folder.save_state(training)
+                    self._write_page(training)
+                    self.callbacks.on_stop(self.done)
                 raise
-            except torch.OutOfMemoryError as error:
-                raise LoRWebError(
-                    f"The GPU ran out of memory in step {self.training.done + 1}. Try a smaller train.batch_size (and "
-                    "as many more train.gradient_accumulation_steps), train.gradient_checkpointing=true, "
-                    "model.quantize=true, or model.offload=true."
-                ) from error
-            if self._main:
-                self.run_folder.save(self.training, final=True)
-                self._samples()
-                self._page()
+            if self._writes:
+                self.folder.save(training, final=True)
+                self._sample(training)
+                self._write_page(training)
+        self.processes.wait_for_everyone()
+        return load_basis(self.folder.basis_file)
 
-    def _anywhere(self, here: bool) -> bool:
-        """Whether it is so in any of the processes: one that ended alone would leave the others waiting for it."""
-        if self._processes.num_processes == 1:
-            return here
-        return bool(self._processes.gather(torch.tensor([here], device=self._processes.device)).any())
+    @property
+    def _writes(self) -> bool:
+        return self.processes.is_main_process
 
-    def _step(self, step: Step) -> None:
+    @contextmanager
+    def _training(self) -> Iterator[Training]:
+        """Put the training onto the base, where it was; off it again afterwards, whatever happened."""
+        train = self.config.train
+        with self.base.training(train.gradient_checkpointing):
+            training = Training(self._new_basis(), self.base, self.source, train, self.processes)
+            try:
+                with self.processes.main_process_first():
+                    self.folder.resume(training)
+                self.done = training.done
+                if self._writes:
+                    self.callbacks.on_begin(sum(p.numel() for p in training.basis.parameters()), training.done)
+                yield training
+            finally:
+                training.detach()
+
+    def _new_basis(self) -> TrainableBasis:
+        config = self.config.network.basis
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.train.seed)
+            return TrainableBasis(self.base.shapes, config, query_width(config, self.shown.query))
+
+    def _after(self, step: Step, training: Training) -> None:
+        self.done = step.number
+        if self._writes:
+            self._keep(step, training)
+            self.callbacks.on_step(step, self.config.train.steps)
+        self.callbacks.check_cancelled()
+
+    def _keep(self, step: Step, training: Training) -> None:
         config, number = self.config, step.number
         if number % config.train.log_every == 0:
-            self.run_folder.log(step)
+            self.folder.log(step)
         if number == config.train.steps:
             return
         if number % config.save.save_every == 0:
-            self.run_folder.save(self.training)
+            self.folder.save(training)
         if config.sample.sample_every and number % config.sample.sample_every == 0:
-            self._samples()
-            self._page()
+            self._sample(training)
+            self._write_page(training)
+            self.callbacks.on_preview(self.strips)
 
-    def _samples(self) -> None:
+    def _sample(self, training: Training) -> None:
         settings = self.config.sample
-        with self.training.averaged() as basis, self.base.guided(settings.guidance_scale):
-            strips = sample_strips(basis, self.base, self.shown, settings.sample_steps, settings.seed)
-        for number, picture in enumerate(strips):
-            path = self.run_folder.sample_file(f"{self.training.done:09d}_{number}.png")
-            write_png(picture, path)
-            if path not in self._strips:
-                self._strips.append(path)
+        with training.averaged() as basis, self.base.guided(settings.guidance_scale):
+            self.strips = sample_strips(basis, self.base, self.shown, settings.sample_steps, settings.seed)
+        self.folder.keep_samples(training.done, self.strips, self.samples_together)
 
-    def _page(self) -> None:
-        usage = None
-        if self.shown.query is not None:
-            with self.training.averaged() as basis, torch.no_grad():
-                usage = measure_usage(basis.route(self.shown.query.to(self.base.device)), basis.published())
-        write_summary(self.run_folder.path, self.config, self.run_folder.losses(), usage, self._strips)
+    def _write_page(self, training: Training) -> None:
+        self.folder.write_page(self._usage(training))
 
-
-@contextmanager
-def _interrupts(insisting: bool) -> Iterator[list[int]]:
-    """What came of Ctrl-C and SIGTERM is noted, so that a step is finished; insisting: unless Ctrl-C comes again."""
-    noted: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if not noted:
-            noted.append(number)
-        elif insisting and number == signal.SIGINT:
-            noted.append(number)
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @torch.no_grad()
+    def _usage(self, training: Training) -> Usage | None:
+        """Measure the usage by the analogies shown; None where coefficients are known in the forward pass only."""
+        if self.shown.query is None:
+            return None
+        with training.averaged() as basis:
+            return measure_usage(basis.route(self.shown.query.to(self.base.device)), basis.published())

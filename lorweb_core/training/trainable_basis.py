@@ -22,14 +22,14 @@ Linears = Mapping[str, Sequence[LayerSlice]]
 
 
 def query_width(config: BasisConfig, query: Tensor | None) -> int | None:
-    """Q of a basis that is routed by queries such as these, (n, k, E): all k embeddings, or in patch modes a token."""
+    """Tell Q, the width of queries such as these, (n, k, E): of all k embeddings, or in patch modes of a token."""
     if query is None:
         return None
     return query.shape[2] if QUERY_MODES[config.query_mode].states else query[0].numel()
 
 
 class TrainableLayer(nn.Module):
-    """N LoRAs of one Linear, their keys and the projection of the query, initialized as NVlabs/LoRWeB does.
+    """Learn N LoRAs of one Linear, their keys and the projection of the query, initialized as NVlabs/LoRWeB does.
 
     fan_in, fan_out: of the layer. query: Q, the width of its query. config: with all sizes given.
     """
@@ -46,7 +46,7 @@ class TrainableLayer(nn.Module):
         self.project = nn.Linear(query, width, bias=False) if projects else None
 
     def coefficients(self, query: Tensor, config: BasisConfig) -> Tensor:
-        """query: (n, t, Q), t queries for each of n analogies → (n, N), float32."""
+        """Mix the LoRAs by a query: (n, t, Q), t queries for each of n analogies → (n, N), float32."""
         query = query.to(self.keys)
         projected = query if self.project is None else self.project(query)
         return mixing_coefficients(
@@ -54,7 +54,7 @@ class TrainableLayer(nn.Module):
         )
 
     def add(self, x: Tensor, coefficients: Tensor, output: Tensor) -> Tensor:
-        """output + ((x A) · c) B. x: (n, in) or (n, tokens, in); coefficients: (n, N) or (1, N)."""
+        """Compute output + ((x A) · c) B. x: (n, in) or (n, tokens, in); coefficients: (n, N) or (1, N)."""
         weights = coefficients.repeat_interleave(self.down.shape[1], -1).to(x.dtype)
         hidden = F.linear(x, self.down.flatten(0, 1).to(x.dtype)) * (weights if x.ndim == 2 else weights[:, None])
         # One product that adds: a tensor of the output's size less than adding afterwards.
@@ -62,13 +62,13 @@ class TrainableLayer(nn.Module):
         return rows.view_as(output)
 
     def published(self) -> BasisLayer:
-        """Views of the parameters in the published layout."""
+        """View the parameters in the published layout."""
         projection = None if self.project is None else self.project.weight.detach()
         return BasisLayer(self.down.detach().mT, self.up.detach(), self.keys.detach(), projection)
 
 
 class TrainableBasis(nn.Module):
-    """Layers by name, `transformer.` included, and how they are routed.
+    """Learn layers by name, `transformer.` included, and how they are routed.
 
     shapes: layer → (in, out). query: Q of an external query; without one each layer's own input is its query.
     Parameters are float32, whatever the model computes in. Seed torch before: they are drawn here. Raises LoRWebError
@@ -87,8 +87,7 @@ class TrainableBasis(nn.Module):
                 f"There is no memory for {config.loras_num:,} LoRAs of rank {config.linear:,} with keys of "
                 f"{config.lora_keys_dim:,} values. Choose fewer, or smaller ones."
             ) from error
-        self.tokens = Tokens(0, 0)
-        """How the forward pass's tokens are made up; set by whoever calls the model, for activation-routed bases."""
+        self._tokens: Tokens | None = None
         self._routed: dict[TrainableLayer, Tensor] = {}
 
     def named_layers(self) -> Iterator[tuple[str, TrainableLayer]]:
@@ -118,13 +117,15 @@ class TrainableBasis(nn.Module):
             for name, parts in linears.items()
         ]
 
-    def route(self, query: Tensor | None) -> dict[str, Tensor]:
-        """From now on the model has the mixtures of these queries, one for each picture of its batch.
+    def route(self, query: Tensor | None, tokens: Tokens | None = None) -> dict[str, Tensor]:
+        """Give the model the mixtures of these queries, one for each picture of its batch.
 
         query: (n, k, Q/k), or in patch modes (n, t, Q), where each of the t tokens is a query of its own; None for an
-        activation-routed basis. Returns the coefficients, layer → (n, N), none for the latter. They are worked out once
-        and stay until the next call: checkpointed blocks run their hooks again in the backward pass.
+        activation-routed basis. tokens: how the forward pass's tokens are made up, which the latter must know. Returns
+        the coefficients, layer → (n, N), none for the latter. They are worked out once and stay, as the tokens do,
+        until the next call: checkpointed blocks run their hooks again in the backward pass.
         """
+        self._tokens = tokens
         if self.config.external_query:
             query = query.reshape(len(query), -1, self.query_width)
             self._routed = {layer: layer.coefficients(query, self.config) for layer in self.layers}
@@ -150,5 +151,5 @@ class TrainableBasis(nn.Module):
     def _coefficients(self, part: LayerSlice, layer: TrainableLayer, x: Tensor) -> Tensor:
         if self.config.external_query:
             return self._routed[layer]
-        query = token_query(part.layer, x, self.tokens, self.config.query_mode, self.config.pooling_type)
+        query = token_query(part.layer, x, self._tokens, self.config.query_mode, self.config.pooling_type)
         return layer.coefficients(query[:, None], self.config)

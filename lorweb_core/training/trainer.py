@@ -21,7 +21,7 @@ from .trainable_basis import TrainableBasis
 
 
 class Step(NamedTuple):
-    """What a step came to."""
+    """Hold what a step came to."""
 
     number: int
     """How many steps are done."""
@@ -33,10 +33,11 @@ class Step(NamedTuple):
 
 
 class OneProcess:
-    """The part of accelerate.Accelerator that the loop uses, for one process: a ComfyUI has no accelerate."""
+    """Do for one process what a training uses of accelerate.Accelerator: a ComfyUI has no accelerate."""
 
     process_index = 0
     num_processes = 1
+    is_main_process = True
 
     def prepare(self, module: nn.Module) -> nn.Module:
         return module
@@ -50,13 +51,19 @@ class OneProcess:
     def gather(self, values: Tensor) -> Tensor:
         return values
 
+    def main_process_first(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def wait_for_everyone(self) -> None:
+        pass
+
 
 class Diverged(LoRWebError):
-    """The loss or its gradient is no number any more; the basis is as it was before that step."""
+    """Tell that the loss or its gradient is no number any more; the basis is as it was before that step."""
 
 
 class Training:
-    """A basis on its way: parameters, optimizer, average and how many steps are done.
+    """Train a basis: its parameters, optimizer, average and how many steps are done.
 
     The base is attached to until `detach`. processes: an accelerate.Accelerator, or one like OneProcess.
     """
@@ -83,12 +90,12 @@ class Training:
             handle.remove()
 
     def run(self, on_step: Callable[[Step], None]) -> None:
-        """All steps that are left. on_step may raise to end the run: nothing of a step is half done then."""
+        """Do all steps that are left. on_step may raise to end the run: nothing of a step is half done then."""
         while self.done < self.settings.steps:
             on_step(self.step())
 
     def step(self) -> Step:
-        """Raises Diverged, which names the step and the analogies, before anything is changed by it."""
+        """Do one step. Raises Diverged, which names it and the analogies, before anything is changed by it."""
         began = time.perf_counter()
         rate = learning_rate(self.settings, self.done)
         loss = self._gradients()
@@ -124,13 +131,13 @@ class Training:
         return sum(losses) / len(losses)
 
     def _parts(self) -> list[int]:
-        """Which draws of the source this process makes in this step."""
+        """List which draws of the source this process makes in this step."""
         parts, processes = self.settings.gradient_accumulation_steps, self.processes.num_processes
         first = self.done * parts * processes + self.processes.process_index
         return [first + part * processes for part in range(parts)]
 
     def _names(self, first: int, draws: int) -> list[str]:
-        """Of the analogies of so many draws, also of those that other processes make."""
+        """Name the analogies of so many draws, also of those that other processes make."""
         return [name for index in range(first, first + draws) for name in self.source.draw(index).names]
 
     def _diverged(self, what: str, names: list[str]) -> Diverged:
@@ -143,7 +150,7 @@ class Training:
 
     @contextmanager
     def averaged(self) -> Iterator[TrainableBasis]:
-        """Within, the basis has the averaged values, where there is an average: these are what is saved and shown."""
+        """Give the basis its averaged values within, if there is an average: these are what is saved and shown."""
         self._swap()
         try:
             yield self.basis
@@ -156,7 +163,7 @@ class Training:
                 now.data, mean.data = mean.data, now.data
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on as if nothing had been in between."""
+        """Gather all that is needed to go on as if nothing had been in between."""
         return {
             "done": self.done,
             "basis": self.basis.state_dict(),

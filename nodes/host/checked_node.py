@@ -1,4 +1,4 @@
-"""What every node of the pack is: one whose inputs are held against its schema before it runs."""
+"""The class of all nodes of the pack, whose inputs are held against their schema."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ OWN_TYPES = {"LORWEB_BASIS": LoRABasis, "LORWEB_MIXTURE": Mixture, "IMAGE": Tens
 
 
 class CheckedNode(io.ComfyNode):
-    """Check inputs in one place. The host does for what is typed, and neither for numbers that come through links nor
-    for what stands where a link belongs (execution.py, validate_inputs).
+    """Check a node's inputs against its schema before it runs.
+
+    The host checks what is typed, but neither numbers that come through links nor what stands where a link belongs
+    (execution.py, validate_inputs).
     """
 
     def __init_subclass__(cls, **options) -> None:

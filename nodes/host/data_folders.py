@@ -12,9 +12,7 @@ from ...lorweb_core import LoRWebError
 from ...lorweb_core.errors import shown
 from ...lorweb_core.training.data.analogies import some
 from ...lorweb_core.training.data.data_reader import DataReader
-
-FOLDER = "lorweb_datasets"
-"""The host's name of the folders, besides its `input`."""
+from .model_files import DATASETS
 
 ANYWHERE = "LORWEB_TRAIN_ANYWHERE"
 """Environment variable: where it is 1, every folder of the machine is read."""
@@ -29,7 +27,7 @@ def roots() -> list[Path]:
 
 
 def _known() -> list[Path]:
-    return [Path(folder_paths.get_input_directory()), *map(Path, folder_paths.get_folder_paths(FOLDER))]
+    return [Path(folder_paths.get_input_directory()), *map(Path, folder_paths.get_folder_paths(DATASETS))]
 
 
 def find_folder(typed: str) -> Path:
@@ -51,7 +49,7 @@ def find_folder(typed: str) -> Path:
     if there is None and allowed != meant:
         raise LoRWebError(
             f"folder {shown(typed)} is not where pictures for training may lie. {_allowed()} To allow another place, "
-            f"name it under {FOLDER} in extra_model_paths.yaml; to allow every place, start ComfyUI with "
+            f"name it under {DATASETS} in extra_model_paths.yaml; to allow every place, start ComfyUI with "
             f"{ANYWHERE}=1 in its environment."
         )
     return there or (meant[0] if roots() else Path(path))

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def differentiable(flux: nn.Module, checkpointing: bool) -> Iterator[None]:
-    """Within, gradients run through the host's Flux, and its weights stay what they are.
+    """Let gradients run through the host's Flux within; its weights stay what they are.
 
     checkpointing: the blocks compute again in the backward pass what they do not keep.
     """
@@ -49,13 +49,13 @@ def _checkpointed(forward, *args, **kwargs):
 
 
 def _keeping_input(forward, *args, **kwargs):
-    """The first pass must leave what the second begins with."""
+    """Run a block on copies: the first pass must leave what the second begins with."""
     streams = {name: kwargs[name].clone() for name in ("img", "txt") if name in kwargs}
     return forward(*(arg.clone() for arg in args), **kwargs | streams)
 
 
 def attention(func, *args, **kwargs) -> Tensor:
-    """In the place of the host's choice, which may be one without gradients (`optimized_attention_override`)."""
+    """Attend in the place of the host's choice, which may have no gradients (`optimized_attention_override`)."""
     return attention_pytorch(*args, **kwargs)
 
 

@@ -19,17 +19,22 @@ _IN_BLOCKS = re.compile(r"transformer\.(single_)?transformer_blocks\.")
 
 
 def known_layers(model: ModelPatcher, why: str) -> HostKeys:
-    """Every layer that the host has a published name for. Raises LoRWebError, with `why`, if it is no FLUX.1."""
+    """Find every layer that the host has a published name for. Raises LoRWebError, with `why`, if it is no FLUX.1."""
+    check_flux(model, why)
+    return comfy.lora.model_lora_keys_unet(model.model, {})
+
+
+def check_flux(model: ModelPatcher, why: str) -> None:
+    """Raise LoRWebError if a model is no FLUX.1; why: what needs one."""
     if model.model.model_config.unet_config.get("image_model") != "flux":
         raise LoRWebError(
             f"The model given is {type(model.model).__name__}, but {why}: "
             "load FLUX.1 Kontext (flux1-dev-kontext) with Load Diffusion Model."
         )
-    return comfy.lora.model_lora_keys_unet(model.model, {})
 
 
 def block_layers(model: ModelPatcher) -> HostKeys:
-    """Every Linear inside the blocks, which is what a published basis has LoRAs for."""
+    """Find every Linear inside the blocks, which is what a published basis has LoRAs for."""
     known = known_layers(model, "a basis is trained for FLUX.1")
     return {
         name: key
@@ -39,19 +44,19 @@ def block_layers(model: ModelPatcher) -> HostKeys:
 
 
 def linear_of(model: ModelPatcher, key: str | tuple) -> tuple[nn.Module, int | None]:
-    """The host's module of a key, and how many of its outputs are the layer's; None for all."""
+    """Find the host's module of a key, and how many of its outputs are the layer's; None for all."""
     weight, (_, _, size) = key if isinstance(key, tuple) else (key, (0, 0, None))
     return comfy.utils.get_attr(model.model, weight.removesuffix(".weight")), size
 
 
 def layer_shape(model: ModelPatcher, key: str | tuple) -> tuple[int, int]:
-    """(in, out)."""
+    """Give a layer's widths, (in, out)."""
     linear, size = linear_of(model, key)
     return linear.in_features, size or linear.out_features
 
 
-def fused(keys: HostKeys) -> dict[str, list[LayerSlice]]:
-    """Each Linear within the host's diffusion_model, and the layers that it computes."""
+def layers_by_linear(keys: HostKeys) -> dict[str, list[LayerSlice]]:
+    """Group layers by the Linear within the host's diffusion_model that computes them."""
     linears: dict[str, list[LayerSlice]] = {}
     for layer, key in keys.items():
         weight, (_, start, _) = key if isinstance(key, tuple) else (key, (0, 0, None))

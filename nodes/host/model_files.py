@@ -8,10 +8,23 @@ import folder_paths
 
 from ...lorweb_core import LoRWebError
 from ...lorweb_core.errors import shown
+from ...lorweb_core.files.tensor_files import INDEX_SUFFIX
+
+BASES, MIXTURES, DATASETS, LORAS = "lorweb", "lorweb_mixtures", "lorweb_datasets", "loras"
+"""The host's names of the folders for bases, saved mixtures, pictures to train on, and ordinary LoRAs."""
+
+CHECKPOINTS = (".safetensors", INDEX_SUFFIX)
+"""Suffixes of a basis's file: whole, or the index of one in several files."""
+
+CONFIGS = (".yaml", ".yml")
+"""Suffixes of the training config beside a basis."""
+
+MIXTURE_SUFFIX = ".safetensors"
+"""Suffix of the files that Save Mixture writes."""
 
 
 def listed_files(folder: str, *suffixes: str) -> list[str]:
-    """Names, with subfolders, of the files in a models folder that have one of these suffixes."""
+    """List the names, with subfolders, of the files in a models folder that have one of these suffixes."""
     return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
 
 
@@ -21,7 +34,10 @@ def folders(folder: str) -> str:
 
 
 def listed_file(folder: str, name: str, *suffixes: str) -> Path:
-    """The file of that name. Only what the host lists is taken: another name may lead out of the folder."""
+    """Find the file of that name in a models folder.
+
+    Raises LoRWebError for a name that the host does not list, which may lead out of the folder.
+    """
     if name not in listed_files(folder, *suffixes):
         raise LoRWebError(
             f"{shown(name)} is not a {suffixes[0]} file in {folders(folder)}. "

@@ -1,3 +1,5 @@
+"""The host's progress bar, for work of the core."""
+
 from __future__ import annotations
 
 import comfy.model_management
@@ -5,7 +7,7 @@ import comfy.utils
 
 
 def progress_bar(total: int):
-    """A callback (done, total) that moves the host's bar, and raises where the user pressed Cancel."""
+    """Make a callback (done, total) that moves the host's bar, and raises where the user pressed Cancel."""
     bar = comfy.utils.ProgressBar(total)
 
     def progress(done: int, total: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...lorweb_core import LoRABasis, Mixture
 from ...lorweb_core.routing import Tokens
 from ...lorweb_core.runtime import PackedBasis, RuntimeMixture
-from .flux_layers import HostKeys, fused
+from .flux_layers import HostKeys, layers_by_linear
 from .progress import progress_bar
 
 
@@ -60,7 +60,7 @@ class HostBasis(NamedTuple):
 
     patcher: ModelPatcher
     copies: WeakSet[PackedBasis]
-    """Its own model, and those of its clones for further GPUs."""
+    """The patcher's own model, and those of its clones for further GPUs."""
 
     def on(self, device: torch.device) -> PackedBasis:
         """Find the copy that is on a device; where there is none, tensors are brought there as they are used."""
@@ -76,7 +76,7 @@ def _packed_basis(basis: LoRABasis, keys: HostKeys, model: ModelPatcher) -> Host
     kept = _packed.setdefault(basis, {})
     dtype = model.model.get_dtype_inference()
     if dtype not in kept:
-        linears = fused(keys)
+        linears = layers_by_linear(keys)
         packed = PackedBasis(basis, linears, dtype, progress_bar(len(linears)))
         patcher = ModelPatcher(packed, model.load_device, model.offload_device)
         kept[dtype] = HostBasis(patcher, WeakSet([packed]))

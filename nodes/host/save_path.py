@@ -10,18 +10,23 @@ from comfy_api.latest import io
 
 from ...lorweb_core.files.file_names import path_inside
 from ...lorweb_core.files.new_file import IF_EXISTS, Ours, new_file
+from . import shared_inputs
 
 
-def inputs(what: str, default: str) -> list:
-    """The two inputs of a node that saves."""
+def inputs(what: str, default: str) -> list[io.Input]:
+    """Ask a person for the name of what is saved, and what happens to an older file of that name.
+
+    what: 'the file'.
+    """
     return [
-        io.String.Input("name", default=default, tooltip=f"Of {what}, without suffix; may begin with a subfolder."),
-        io.Combo.Input(
+        io.String.Input(
+            "name", default=default, tooltip=f"The name of {what}, without suffix; it may begin with a subfolder."
+        ),
+        shared_inputs.choice(
             "if_exists",
-            options=list(IF_EXISTS),
-            default="number",
-            tooltip="number: an older file stays, the new one gets a number behind its name. replace: the older one "
-            "is replaced once the new one is whole; only what this node wrote is.",
+            IF_EXISTS,
+            "number: an older file stays, and the new one gets a number behind its name. replace: the older file is "
+            "replaced once the new one is whole, but only if this node wrote it.",
         ),
     ]
 

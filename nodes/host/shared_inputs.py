@@ -1,15 +1,85 @@
-"""Inputs that several nodes have."""
+"""Inputs that several nodes have, in the same words."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...lorweb_core.grid import FITS
 from ...lorweb_core.layer_names import KINDS, STREAMS
+from ...lorweb_core.layout import LAYOUTS
 from ...lorweb_core.pictures.canvas import THEMES
+from . import sockets
 
 
-def layers(verb: str) -> list:
-    """blocks, kind and stream: which layers are meant, as `layer_names.select` takes them; verb: 'change'."""
+def basis(name: str = "basis", more: str = "") -> io.Input:
+    """Describe the socket of a loaded basis; more: what else its tooltip says."""
+    return sockets.Basis.Input(name, tooltip=_sentences("From the LoRWeB Basis Loader.", more))
+
+
+def mixture(name: str = "mixture", more: str = "", optional: bool = False) -> io.Input:
+    """Describe the socket of a mixture, whichever node made it; more: what else its tooltip says."""
+    told = _sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
+    return sockets.Mixture.Input(name, optional=optional, tooltip=told)
+
+
+def a_prime(more: str = "") -> io.Input:
+    """Describe the socket of a′; more: what else its tooltip says."""
+    return io.Image.Input("a_prime", tooltip=_sentences("The same example after the edit.", more))
+
+
+def vae() -> io.Input:
+    """Describe the socket of FLUX.1's autoencoder."""
+    return io.Vae.Input("vae", tooltip="FLUX.1's autoencoder (ae.safetensors).")
+
+
+def clip_vision(tooltip: str) -> io.Input:
+    """Describe the socket of the image encoder, which may be left open."""
+    return io.ClipVision.Input("clip_vision", optional=True, tooltip=tooltip)
+
+
+def fit() -> io.Input:
+    """Offer the ways in which pictures of another shape than a's are fitted."""
+    return choice(
+        "fit",
+        FITS,
+        "Where shapes differ from a's. stretch: resized to a's shape, as published. pad: black borders. crop: the "
+        "middle. Set the same on Kontext Extended-Attention Conditioning and Analogy Result.",
+        optional=True,
+    )
+
+
+def layout() -> io.Input:
+    """Offer the layouts in which the model is shown an analogy."""
+    return choice(
+        "layout",
+        LAYOUTS,
+        "grid: [a a'; b b] in one reference, as published; b' is the last cell of what is sampled. sequence: a, a' and "
+        "b as references of their own; what is sampled is b', in b's shape. Set the same on all nodes that ask for it.",
+        optional=True,
+    )
+
+
+def pairs() -> io.Input:
+    """Ask for the number of pairs that the model is shown."""
+    return io.Int.Input(
+        "pairs",
+        optional=True,
+        default=1,
+        min=1,
+        tooltip="How many pairs the model is shown: 1, or with demonstrations at 'all pairs' as many as were given.",
+    )
+
+
+def strength(tooltip: str) -> io.Input:
+    """Ask for the strength that a mixture is taken at."""
+    return io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
+def layers(verb: str) -> list[io.Input]:
+    """Ask for the layers that are meant, as `layer_names.select` takes them: blocks, kind and stream.
+
+    verb: what is done with them, 'change'.
+    """
     return [
         io.String.Input(
             "blocks",
@@ -17,30 +87,27 @@ def layers(verb: str) -> list:
             optional=True,
             tooltip=f"The blocks to {verb}: all, double, single 20-37, or double 0-3, single 5.",
         ),
-        io.Combo.Input(
-            "kind",
-            options=["all", *KINDS],
-            default="all",
-            optional=True,
-            tooltip=f"The layers to {verb}, by what they do.",
-        ),
-        io.Combo.Input(
+        choice("kind", ["all", *KINDS], f"The layers to {verb}, by what they do.", optional=True),
+        choice(
             "stream",
-            options=["all", *STREAMS],
-            default="all",
+            ["all", *STREAMS],
+            f"The layers to {verb}, by what goes through them: double blocks have a stream for the image and one for "
+            "the text, single blocks one for both.",
             optional=True,
-            tooltip=f"The layers to {verb}, by what goes through them: double blocks have a stream for the image and "
-            "one for the text, single blocks one for both.",
         ),
     ]
 
 
-def theme():
-    """Of the picture that a node shows."""
-    return io.Combo.Input(
-        "theme",
-        options=list(THEMES),
-        default="dark",
-        optional=True,
-        tooltip="Colours of the picture: dark as ComfyUI, or light as paper.",
-    )
+def theme() -> io.Input:
+    """Offer the colours of the picture that a node shows."""
+    return choice("theme", THEMES, "Colours of the picture: dark as ComfyUI, or light as paper.", optional=True)
+
+
+def choice(name: str, options, tooltip: str, default: str | None = None, optional: bool = False) -> io.Input:
+    """Offer a list of names to choose one from; default: the first where none is given."""
+    listed = list(options)
+    return io.Combo.Input(name, options=listed, default=default or listed[0], optional=optional, tooltip=tooltip)
+
+
+def _sentences(*texts: str) -> str:
+    return " ".join(filter(None, texts))

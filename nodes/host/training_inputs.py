@@ -8,7 +8,7 @@ from .training_setup import MODES
 
 
 def data() -> list:
-    """Which pictures."""
+    """List the inputs that say which pictures."""
     return [
         io.String.Input(
             "folder",
@@ -29,7 +29,7 @@ def data() -> list:
 
 
 def settings() -> list:
-    """The basis, its training, and what is seen of it on the way. Defaults are the published ones, where there are."""
+    """List the inputs of the basis and its training, and of what is seen of it. Defaults are the published ones."""
     return [
         io.Int.Input("loras", default=32, min=1, max=256, tooltip="N, LoRAs in each layer. 1 is a plain LoRA."),
         io.Int.Input("rank", default=4, min=1, max=256, tooltip="r, of each of them."),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import comfy.model_management
 import torch
@@ -13,16 +15,16 @@ from torch import Tensor
 from ...lorweb_core import LoRWebError
 from ...lorweb_core.routing import Tokens
 from ...lorweb_core.training.data.batch import Batch, Text
-from ..mixed_lora_apply import quantized_as
-from .differentiable import attention, leave_inference_mode
-from .flux_layers import block_layers, fused, layer_shape, linear_of
+from .differentiable import attention, differentiable, leave_inference_mode
+from .flux_layers import block_layers, layer_shape, layers_by_linear, linear_of
+from .quantization import quantized_as
 
 NO_GRADIENTS = ("convrot_w4a4", "asym_w4a8_int8")
 """Formats whose products the host has forwards only."""
 
 
 class HostBase:
-    """The `Base` of training: a FLUX.1 as the host has it loaded, with what is patched onto it.
+    """Make a `Base` of a FLUX.1 as the host has it loaded, with what is patched onto it.
 
     guidance: what the guidance embedding is told; 1 while training, as published. Raises LoRWebError if the model is no
     FLUX.1, is stored in a format without gradients, or has patches around its forward pass.
@@ -46,20 +48,41 @@ class HostBase:
         self.model = self.patcher.model.diffusion_model
         self.vae = vae
         self.guidance = guidance
-        self.linears = fused(keys)
+        self.linears = layers_by_linear(keys)
         self.shapes = {name: layer_shape(model, key) for name, key in keys.items()}
         self.device = self.patcher.load_device
         self.dtype = self.patcher.model.get_dtype_inference()
 
     def load(self) -> None:
-        """Onto its device, whole: weights that are streamed in are gone before the backward pass needs them."""
+        """Load the model onto its device, whole.
+
+        Weights that are streamed in are gone before the backward pass needs them.
+        """
         # Before the host moves them, and those that it made anew in inference mode.
         leave_inference_mode(self.model)
         # All memory there is, as the host's own training asks for.
         comfy.model_management.load_models_gpu([self.patcher], memory_required=1e20, force_full_load=True)
         leave_inference_mode(self.model)
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text) -> Tensor:
+    @contextmanager
+    def training(self, checkpointing: bool) -> Iterator[None]:
+        """Load the model and let gradients run through it within; its weights stay what they are."""
+        self.load()
+        with differentiable(self.model, checkpointing):
+            yield
+
+    @contextmanager
+    def guided(self, guidance: float) -> Iterator[None]:
+        """Tell the guidance embedding another number within; afterwards the model is on its device again."""
+        before, self.guidance = self.guidance, guidance
+        try:
+            yield
+        finally:
+            self.guidance = before
+            self.load()  # decoding may have taken its place
+
+    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
+        """See `Base.velocity`. Every token comes to the layers, whatever is asked for."""
         # Here a step can be given up without a trace, and a sampling takes many of these.
         comfy.model_management.throw_exception_if_processing_interrupted()
         return self.model(
@@ -83,14 +106,14 @@ class HostBase:
 
 
 def _own_weights(model: ModelPatcher) -> ModelPatcher:
-    """Where the host pages weights in and out by itself, the same model without that."""
+    """Get the model without the host's paging of weights, where it pages them in and out by itself."""
     if model.is_dynamic() and hasattr(model, "get_non_dynamic_delegate"):
         return model.get_non_dynamic_delegate()
     return model
 
 
 class HostEncoders:
-    """The `Encoders` of training data. Every caption is the prompt that is given, which the host has encoded already.
+    """Make `Encoders` of the host's. Every caption is the prompt that is given, which the host has encoded already.
 
     positive: the host's CONDITIONING. Raises LoRWebError if it is not one prompt.
     """
@@ -106,7 +129,7 @@ class HostEncoders:
         self.text = Text(tokens.float().cpu(), pooled.float().cpu())
         picture = torch.linspace(0, 1, 64 * 64 * 3).view(1, 64, 64, 3)
         self.identity = digest(self.encode_image(picture), *self.text)
-        """Of the prompt, and of the autoencoder by what it makes of a picture."""
+        """Digest of the prompt, and of what the autoencoder makes of a picture."""
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -117,7 +140,7 @@ class HostEncoders:
 
 
 def digest(*tensors: Tensor) -> str:
-    """Tells tensors from others."""
+    """Digest tensors, to tell them from others."""
     hashed = hashlib.sha256()
     for tensor in tensors:
         hashed.update(tensor.float().cpu().contiguous().numpy().tobytes())

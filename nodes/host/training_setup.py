@@ -46,7 +46,7 @@ def dataset(folder: str, held_out: str, resolution: int) -> DatasetSettings:
 
 
 def basis_config(loras: int, keys_dim: int, query_mode: str) -> BasisConfig:
-    """query_mode: one of MODES."""
+    """Make a basis's config of what was chosen. query_mode: one of MODES."""
     if query_mode not in MODES:
         raise LoRWebError(f"query_mode is {shown(query_mode)}; expected one of: {', '.join(MODES)}.")
     external = not query_mode.startswith(ACTIVATION)
@@ -60,18 +60,18 @@ def basis_config(loras: int, keys_dim: int, query_mode: str) -> BasisConfig:
 
 
 def optimizer_name(device: torch.device) -> str:
-    """In 8 bits as published where that is installed, which the host does not bring."""
+    """Choose the optimizer: in 8 bits as published where that is installed, which the host does not bring."""
     return "adamw8bit" if device.type == "cuda" and importlib.util.find_spec("bitsandbytes") else "adamw"
 
 
-def model_name(encoders: HostEncoders, analogies: Sequence[Analogy]) -> str:
-    """What stands for the model in a run's config: with another prompt or other pictures it is another run."""
+def run_identity(encoders: HostEncoders, analogies: Sequence[Analogy]) -> str:
+    """Tell runs apart whose configs are equal: with another prompt or other pictures it is another run."""
     pictures = dict.fromkeys(picture.path for analogy in analogies for picture in analogy.pictures)
     return f"ComfyUI, {encoders.identity[:12]}, {contents(pictures)[:12]}"
 
 
 def contents(files: Iterable[Path]) -> str:
-    """Digest of which files there are, and of when they were written."""
+    """Digest which files there are, and of when they were written."""
     return hashlib.sha256(repr([lasting_identity(path) for path in files if path.is_file()]).encode()).hexdigest()
 
 
@@ -82,7 +82,7 @@ def make_examples(
     train: Sequence[Analogy],
     kept: Sequence[Analogy],
 ) -> tuple[Examples, list[Analogy]]:
-    """What is trained on, and what samples are made of: all encoded, and kept in the host's user folder.
+    """Encode what is trained on and choose what samples are made of; all is kept in the host's user folder.
 
     encoder: None for a basis that routes by activation. kept: of held-out edits, of which samples are made if there are
     any. Raises LoRWebError if no picture can be read.
@@ -113,6 +113,6 @@ def make_examples(
 
 
 def _one_of_each(analogies: Sequence[Analogy]) -> list[Analogy]:
-    """The first analogies of the first edits."""
+    """Choose the first analogies of the first edits."""
     first = {analogy.edit: analogy for analogy in reversed(analogies)}
     return [first[edit] for edit in sorted(first)][:SHOWN]

@@ -18,12 +18,15 @@ from ...lorweb_core import LoRWebError, VisionEncoder
 from ...lorweb_core.encoder import ENCODERS, check_encoder, load_encoder
 from ...lorweb_core.errors import named, shown
 
-# The host's name for a kind of vision tower → ours.
 FAMILIES = {"clip_vision_model": "clip", "siglip_vision_model": "siglip", "siglip2_vision_model": "siglip"}
+"""The host's name for a kind of vision tower → ours."""
 
 
 def find_encoder(needed: str, clip_vision=None) -> VisionEncoder:
-    """The encoder that a basis was trained with, one of ENCODERS: `clip_vision` if it is given and is that one."""
+    """Find the encoder that a basis was trained with: `clip_vision` if it is given, else that of its folder.
+
+    needed: one of ENCODERS. Raises LoRWebError if `clip_vision` is another, or none is found.
+    """
     encoder = _load_encoder(needed) if clip_vision is None else encoder_from_clip_vision(clip_vision)
     check_encoder(encoder, needed)
     return encoder
@@ -37,7 +40,7 @@ def encoder_from_clip_vision(clip_vision) -> VisionEncoder:
         if embeddings.ndim != 2:
             raise LoRWebError(
                 f"This ComfyUI's Load CLIP Vision reads a {clip_vision.model_type} without its pooling head, and with "
-                "it its embedding. Leave clip_vision open: the encoder is then loaded from its folder."
+                "it its embedding. Leave clip_vision open, and the encoder is loaded from its folder."
             )
         return embeddings
 
@@ -58,7 +61,7 @@ def encoder_from_clip_vision(clip_vision) -> VisionEncoder:
 
 
 def _load_encoder(model_id: str) -> VisionEncoder:
-    """The encoder of that Hugging Face id from models/clip_vision or the Hugging Face cache; nothing is downloaded."""
+    """Load an encoder by its id from models/clip_vision or the Hugging Face cache; nothing is downloaded."""
     folders = [
         Path(folder, name)
         for folder in folder_paths.get_folder_paths("clip_vision")
@@ -70,7 +73,7 @@ def _load_encoder(model_id: str) -> VisionEncoder:
     except (OSError, ValueError, SafetensorError) as error:
         here = isinstance(error, LoRWebError) or found != model_id
         problem = f"cannot be loaded from {named(found)} ({named(str(error))})" if here else "is not on this machine"
-        # Of SigLIP the host has no pooling head, see encoder_from_clip_vision.
+        # For SigLIP the host has no pooling head, see encoder_from_clip_vision.
         put = "Connect Load CLIP Vision with it, or put" if ENCODERS[model_id].family == "clip" else "Put"
         raise LoRWebError(
             f"The image encoder {model_id} {problem}. {put} config.json and model.safetensors from "
@@ -84,7 +87,10 @@ def _folder_names(model_id: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def _encoder_from_folder(folder: str) -> VisionEncoder:
-    """`folder` may also be a Hugging Face id. The host moves the weights on and off the GPU like any other model's."""
+    """Load an encoder from a folder, or by its Hugging Face id from the cache.
+
+    The host moves the weights on and off the GPU like any other model's.
+    """
     device = comfy.model_management.text_encoder_device()
     dtype = torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
     model = load_encoder(folder, local_files_only=True).to(dtype)

@@ -1,3 +1,5 @@
+"""The merged form: a mixture as a patch that the host adds to a weight."""
+
 from __future__ import annotations
 
 import torch
@@ -8,10 +10,11 @@ from ...lorweb_core.mixture import mixed_delta
 
 
 class MixedLoRAAdapter(WeightAdapterBase):
-    """A layer's mixture as a patch of the host. A and B are the basis's own tensors, never copies.
+    """Merge a layer's mixture into its weight, as a patch of the host.
 
-    All state is in `weights` = (A, B, coefficients, scale): the host's low-VRAM paths move the tensors in it and
-    rebuild the adapter from it (comfy/lora.py, prefetch_prepared_value).
+    A and B are the basis's own tensors, never copies. All state is in `weights` = (A, B, coefficients, scale):
+    the host's low-VRAM paths move the tensors in it and rebuild the adapter from it (comfy/lora.py,
+    prefetch_prepared_value).
     """
 
     name = "lorweb"

@@ -1,7 +1,7 @@
-"""A TAESD with FLUX's 16 latent channels (madebyollin/taesd), learned on pictures of the world.
+"""A TAESD with FLUX's 16 latent channels (madebyollin/taesd), trained on pictures of the world.
 
 TAESD's layout is fixed at 64 channels and 2.4 million values. Most of its blocks are left at zero here, which makes
-them a ReLU: what is trained is a third of it, and what is kept too (`full` adds the zeros).
+them a ReLU: what is trained is a third of it, and what is kept too (`full_taesd` adds the zeros).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from small_world.models.minimizing import Descent
+from small_world.models.one_cycle import OneCycle
 from small_world.world.scenes import draw_scenes, render
 
 CHANNELS, WIDTH = 16, 64
@@ -23,6 +23,8 @@ Weights = dict[str, Tensor]
 
 
 class Block(nn.Module):
+    """Add three convolutions to the input; without training, only clip it at 0."""
+
     def __init__(self, trained: bool):
         super().__init__()
         convs = [nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in range(3)] if trained else []
@@ -33,6 +35,8 @@ class Block(nn.Module):
 
 
 class Clamp(nn.Module):
+    """Keep latents between −3 and 3, smoothly."""
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x / 3) * 3
 
@@ -43,7 +47,7 @@ def _coder(layers: dict[int, nn.Module], blocks: tuple[int, ...], trained: tuple
 
 
 class TinyAutoencoder(nn.Module):
-    """Pictures (n, 3, H, W) in 0–1 ↔ latents (n, 16, H/8, W/8) of about unit variance."""
+    """Code pictures (n, 3, H, W) in 0–1 as latents (n, 16, H/8, W/8) of about unit variance, and back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,8 +70,11 @@ class TinyAutoencoder(nn.Module):
         return self.taesd_decoder(latents)
 
 
-def full(weights: Weights) -> Weights:
-    """What was trained → every tensor of a TAESD, under ComfyUI's names; for FLUX's scale and shift of latents."""
+def full_taesd(weights: Weights) -> Weights:
+    """Complete what was trained to every tensor of a TAESD, under ComfyUI's names.
+
+    They are for FLUX's scale and shift of latents.
+    """
     # The host's FLUX takes (latent − shift) · scale: these two make that the encoder's own output.
     whole = {"vae_scale": torch.tensor(0.3611), "vae_shift": torch.tensor(0.1159)}
     for coder, blocks in (("taesd_encoder", _ENCODER_BLOCKS), ("taesd_decoder", _DECODER_BLOCKS)):
@@ -78,16 +85,16 @@ def full(weights: Weights) -> Weights:
 
 
 def train(steps: int = 5000, batch: int = 8, seed: int = 0) -> TinyAutoencoder:
-    """Reconstruction, from latents with noise on them: so that what a model paints nearly right still decodes."""
+    """Train it to reconstruct pictures from noisy latents, so that what a model paints nearly right still decodes."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = TinyAutoencoder().to(memory_format=torch.channels_last)
-    for _ in (descent := Descent("autoencoder", model.parameters(), steps, decay=0.0)):
+    for _ in (loop := OneCycle("autoencoder", model.parameters(), steps, decay=0.0)):
         pictures = render(draw_scenes(batch, generator, edited=0.5)).contiguous(memory_format=torch.channels_last)
         latents = model.encode(pictures)
         noise = 0.05 * torch.randn(latents.shape, generator=generator)
         decoded = model.decode(latents + noise)
         spread = latents.var((0, 2, 3)).sub(1).square().mean() + latents.mean((0, 2, 3)).square().mean()
         error = F.mse_loss(decoded, pictures)
-        descent.step(error + 0.1 * F.l1_loss(decoded, pictures) + 0.01 * spread, mse=error.item())
+        loop.step(error + 0.1 * F.l1_loss(decoded, pictures) + 0.01 * spread, mse=error.item())
     return model.eval()

@@ -29,7 +29,7 @@ def write_pipeline(
 ) -> Path:
     """Write a pipeline around these, with text encoders of random weights as wide as the transformer takes.
 
-    taesd: under ComfyUI's names. silent: text encoders that give zeros, whatever they are told.
+    taesd: its tensors under ComfyUI's names. silent: the text encoders give zeros for every prompt.
     """
     vae = AutoencoderTiny(latent_channels=16)
     vae.load_state_dict(_diffusers_taesd(taesd))
@@ -84,7 +84,7 @@ def write_pipeline(
 
 
 def _diffusers_taesd(weights: Weights) -> Weights:
-    """diffusers names the same layers otherwise, and its decoder begins after the clamp."""
+    """Rename the layers as diffusers has them, whose decoder begins after the clamp."""
     renamed = {}
     for name, tensor in weights.items():
         coder, _, rest = name.partition(".")
@@ -97,7 +97,7 @@ def _diffusers_taesd(weights: Weights) -> Weights:
 
 
 def _clip_tokenizer(scratch: Path) -> CLIPTokenizer:
-    """Bytes as CLIP spells them, alone and at a word's end; no merges."""
+    """Make a tokenizer of bytes as CLIP spells them, alone and at a word's end, without merges."""
     characters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*characters, *(f"{c}</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary, merges = scratch / "vocab.json", scratch / "merges.txt"
@@ -107,7 +107,7 @@ def _clip_tokenizer(scratch: Path) -> CLIPTokenizer:
 
 
 def _t5_tokenizer(scratch: Path) -> T5TokenizerFast:
-    """Letters, each as likely as any other."""
+    """Make a tokenizer of letters, each as likely as any other."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(letter, -math.log(len(LETTERS))) for letter in ("▁", *LETTERS)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))

@@ -10,7 +10,7 @@ from lorweb_core.diffusers_backend.velocity import flux_velocity
 from lorweb_core.training.data.batch import Text
 from lorweb_core.training.flow_matching import flow_loss, noised
 from small_world.models.autoencoder import CHANNELS
-from small_world.models.minimizing import Descent
+from small_world.models.one_cycle import OneCycle
 from small_world.world.drawn_grids import Encode, Grids, draw_pairs, encode_grids
 from small_world.world.edits import SINGLE, Edit, taught_by_words
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
 TEXT_WIDTH, TEXT_TOKENS = 768, 77
-"""Of CLIP-L, which ComfyUI gives this model."""
+"""Size of CLIP-L's output, which ComfyUI gives this model."""
 
 CYCLES = (2500, 4000, 6000)
-"""Steps of each rise and fall of the learning rate. What the first leaves is kept before the second begins."""
+"""Steps of each rise and fall of the learning rate. The model is saved after each."""
 
 EACH = 80
 """Grids for each edit that is taught."""
 
-# What b' counts for beside the rest of the grid, which the base need only copy.
 RESULT_WEIGHT = 4.0
+"""Weight of b' in the loss; the rest of the grid, which the base need only copy, has 1."""
 
 
 def untrained(seed: int = 0) -> FluxTransformer2DModel:
+    """Make the transformer with random weights."""
     from diffusers import FluxTransformer2DModel
 
     torch.manual_seed(seed)
@@ -48,7 +49,7 @@ def untrained(seed: int = 0) -> FluxTransformer2DModel:
 
 
 def instruction(edits: list[Edit]) -> Text:
-    """Each edit's words, one token each, then tokens of zeros; no words are all zeros, as an analogy's prompt is."""
+    """Encode each edit's words, one token each, then zeros; no words are all zeros, as an analogy's prompt is."""
     words = torch.randn(len(SINGLE), TEXT_WIDTH, generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(len(edits), TEXT_TOKENS, TEXT_WIDTH)
     names = list(SINGLE)
@@ -59,32 +60,32 @@ def instruction(edits: list[Edit]) -> Text:
 
 
 def draw_lessons(encode: Encode, seed: int = 1) -> Grids:
-    """EACH grids for every edit that is taught, one edit after the other; the pair in them shows some other edit.
+    """Draw EACH grids for every edit that is taught, one edit after the other.
 
-    For that pair is a basis's to learn.
+    The pair in them shows some other edit: to follow it is for a basis to learn.
     """
     random = torch.Generator().manual_seed(seed)
-    told = draw_pairs(taught_by_words(), EACH, random)
-    return encode_grids(encode, told[torch.randperm(len(told), generator=random)], told)
+    tasks = draw_pairs(taught_by_words(), EACH, random)
+    return encode_grids(encode, tasks[torch.randperm(len(tasks), generator=random)], tasks)
 
 
 def train(model: FluxTransformer2DModel, lessons: Grids, cycle: int, batch: int = 32, seed: int = 0) -> None:
-    """One of CYCLES: b' by words. Without words b stays as it is.
+    """Train the model in one of CYCLES to make b' by words, and without words to leave b as it is.
 
-    The guidance embedding means nothing: it is told any number.
+    The guidance embedding learns to mean nothing: it gets random numbers.
     """
     generator = torch.Generator().manual_seed(seed + cycle)
     taught = taught_by_words()
     what = f"base, cycle {cycle + 1} of {len(CYCLES)}"
-    for _ in (descent := Descent(what, model.parameters(), CYCLES[cycle])):
+    for _ in (loop := OneCycle(what, model.parameters(), CYCLES[cycle])):
         which = torch.randint(len(lessons.target), (batch,), generator=generator)
         target, reference = (latents[which].float() for latents in lessons)
         silent = torch.rand(batch, generator=generator) < 0.1
         target = torch.where(silent[:, None, None, None], reference, target)
-        told = [() if quiet else taught[row // EACH] for row, quiet in zip(which, silent, strict=True)]
+        words = [() if quiet else taught[row // EACH] for row, quiet in zip(which, silent, strict=True)]
         noise = torch.randn(target.shape, generator=generator)
         t = torch.sigmoid(1.2 * torch.randn(batch, generator=generator) + 0.4)
         guidance = 1 + 3 * torch.rand((), generator=generator).item()
         with torch.autocast("cpu", torch.bfloat16):
-            velocity = flux_velocity(model, noised(target, noise, t), t, reference, instruction(told), guidance)
-        descent.step(flow_loss(velocity, target, noise, torch.ones(batch), RESULT_WEIGHT).mean())
+            velocity = flux_velocity(model, noised(target, noise, t), t, reference, instruction(words), guidance)
+        loop.step(flow_loss(velocity, target, noise, torch.ones(batch), RESULT_WEIGHT).mean())

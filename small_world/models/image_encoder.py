@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorweb_core.encoder import ENCODERS, FAMILIES
-from small_world.models.minimizing import Descent
+from small_world.models.one_cycle import OneCycle
 from small_world.world.scenes import ATTRIBUTES, Scenes, draw_scenes, render
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ SPEC = ENCODERS[ID]
 
 
 def untrained(seed: int = 0) -> CLIPVisionModelWithProjection:
+    """Make the tower with random weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
@@ -36,34 +37,34 @@ def untrained(seed: int = 0) -> CLIPVisionModelWithProjection:
 
 
 def squares(pictures: Tensor) -> Tensor:
-    """(n, 3, SIDE, SIDE) in 0–1 → as the tower takes them."""
+    """Normalize pictures (n, 3, SIDE, SIDE) in 0–1 as the tower takes them."""
     return FAMILIES[SPEC.family].normalize(pictures)
 
 
 def train(steps: int = 2000, batch: int = 128, seed: int = 0) -> CLIPVisionModelWithProjection:
-    """Linear heads read the attributes of a scene, and where its object is, from the embedding."""
+    """Train the tower so that linear heads read a scene's attributes, and its object's place, from the embedding."""
     model = untrained(seed)
     width = SPEC.width
     heads = nn.ModuleDict({name: nn.Linear(width, values) for name, values in ATTRIBUTES.items()})
     place = nn.Linear(width, 3)
     generator = torch.Generator().manual_seed(seed)
     parameters = [*model.parameters(), *heads.parameters(), *place.parameters()]
-    descent = Descent("encoder", parameters, steps, rise=0.1, betas=(0.9, 0.999))
-    for _ in descent:
+    loop = OneCycle("encoder", parameters, steps, rise=0.1, betas=(0.9, 0.999))
+    for _ in loop:
         scenes = draw_scenes(batch, generator, edited=0.5)
         pictures = squares(render(scenes))
         with torch.autocast("cpu", torch.bfloat16):
             embeddings = model(pixel_values=pictures).image_embeds.float()
-        told = {name: F.cross_entropy(head(embeddings), getattr(scenes, name)) for name, head in heads.items()}
-        loss = sum(told.values()) + 4 * F.mse_loss(place(embeddings), _place(scenes))
+        losses = {name: F.cross_entropy(head(embeddings), getattr(scenes, name)) for name, head in heads.items()}
+        loss = sum(losses.values()) + 4 * F.mse_loss(place(embeddings), _place(scenes))
         # Embeddings of about unit variance, as CLIP's are of one scale.
         loss = loss + 0.01 * (embeddings.var(0) - 1).square().mean() + 0.01 * embeddings.mean(0).square().mean()
         with torch.no_grad():
             right = {n: (h(embeddings).argmax(1) == getattr(scenes, n)).float().mean().item() for n, h in heads.items()}
-        descent.step(loss, **right)
+        loop.step(loss, **right)
     return model.eval()
 
 
 def _place(scenes: Scenes) -> Tensor:
-    """Where the object is in the picture, and its size."""
+    """Find where the object is in the picture, and its size."""
     return torch.stack([scenes.x, scenes.y * (1 - 2 * scenes.flipped), scenes.size], 1)

@@ -7,28 +7,29 @@ import torch
 from lorweb_core.basis_file import write_basis
 from lorweb_core.checkpoint import BasisLayer
 from small_world import study
-from small_world.models import stored as models
-from small_world.world.splits import SOLVED, open_world
+from small_world.models import stored
+from small_world.world.splits import EVALUATED, open_benchmark
 
 
 def measure() -> None:
-    """Say how the base that is kept does when it is told the edits, and the basis when it is shown them."""
-    variant, world = study.SHIPPED, open_world()
-    nothing = study.untrained(world, variant)
-    for name in SOLVED:
-        told = world.analogies(name, variant.show_pair)._replace(by_words=True)
-        print("base,", name, study.tell(world, variant, nothing, told), flush=True)
-    for name, told in study.solve_pools(world, variant, study.shipped(world)).items():
-        print("basis,", name, told, flush=True)
+    """Print how the base solves analogies when words tell it the edits, and the basis when examples show them."""
+    variant, benchmark = study.SHIPPED, open_benchmark()
+    untrained = study.untrained(benchmark, variant)
+    for name in EVALUATED:
+        analogies = benchmark.analogies(name, variant.show_pair)._replace(by_words=True)
+        print("base,", name, study.evaluate(benchmark, variant, untrained, analogies), flush=True)
+    for name, results in study.evaluate_splits(benchmark, variant, study.shipped(benchmark)).items():
+        print("basis,", name, results, flush=True)
 
 
 def train(seed: int = 0) -> None:
-    variant, world = study.SHIPPED, open_world()
+    """Train the basis and write it into `models/`."""
+    variant, benchmark = study.SHIPPED, open_benchmark()
     torch.manual_seed(seed)
-    basis = study.untrained(world, variant)
-    study.train(basis, world, variant, seed)
+    basis = study.untrained(benchmark, variant)
+    study.train(basis, benchmark, variant, seed)
     write_basis(
-        models.BASIS,
+        stored.BASIS,
         {name: [layer] for name, layer in basis.published().items()},
         lambda layer: BasisLayer(*(tensor.half() for tensor in layer[:4])),
         basis.config,

@@ -12,8 +12,7 @@ from torch import nn
 from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.encoder import VisionEncoder, load_encoder
 from lorweb_core.files.safetensors_writer import write_all
-from small_world.models import flux as base
-from small_world.models import image_encoder as encoder
+from small_world.models import flux, image_encoder
 from small_world.models.autoencoder import TinyAutoencoder
 
 if TYPE_CHECKING:
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 AUTOENCODER = FOLDER / "autoencoder.safetensors"
-ENCODER = FOLDER / encoder.ID.rpartition("/")[2]
+ENCODER = FOLDER / image_encoder.ID.rpartition("/")[2]
 BASE = FOLDER / "base.safetensors"
 BASIS = FOLDER / "basis.safetensors"
 
 
 def save(model: nn.Module, path: Path) -> None:
+    """Write a model's weights in half precision."""
     FOLDER.mkdir(exist_ok=True)
     write_all(path, {name: tensor.half() for name, tensor in model.state_dict().items()}, {"format": "pt"})
 
@@ -37,17 +37,21 @@ def _load(model: nn.Module, path: Path) -> nn.Module:
 
 
 def load_autoencoder() -> TinyAutoencoder:
+    """Load the autoencoder, frozen, float32."""
     return _load(TinyAutoencoder(), AUTOENCODER).to(memory_format=torch.channels_last)
 
 
 def load_vision() -> VisionEncoder:
+    """Load the image encoder, frozen, float32."""
     return VisionEncoder.from_transformers(load_encoder(ENCODER).float().requires_grad_(False))
 
 
 def load_transformer() -> FluxTransformer2DModel:
-    return _load(base.untrained(), BASE)
+    """Load the base's transformer, frozen, float32."""
+    return _load(flux.untrained(), BASE)
 
 
 def load_base(autoencoder: TinyAutoencoder, dtype: torch.dtype = torch.float32) -> FluxBase:
+    """Load the base as trainings take it; it decodes through the autoencoder."""
     transformer = load_transformer().to(dtype)
     return FluxBase(transformer, lambda latents: autoencoder.decode(latents.float()).clamp(0, 1).movedim(1, -1))

@@ -24,24 +24,24 @@ from small_world.world.edits import Edit
 STEPS = 8
 """Euler steps of a sample."""
 
-TOGETHER = 64
+BATCH = 64
 """Analogies that are encoded or sampled in one batch."""
 
 
 class Analogies(NamedTuple):
-    """n analogies, as many of each edit as of any other."""
+    """Hold n analogies, as many of each edit as of any other."""
 
     edits: list[Edit]
-    shown: Tensor
-    """(a, a') as `draw_pairs` gives them."""
-    asked: Tensor
-    """(b, b')"""
+    examples: Tensor
+    """Pairs (a, a') as `draw_pairs` gives them."""
+    tasks: Tensor
+    """Pairs (b, b') likewise."""
     grids: Grids
     by_words: bool = False
-    """Whether the base is told the edit: to see what it can, for with a basis it is not."""
+    """Whether the edit is in the prompt, to measure the base; with a basis it is not."""
 
     def batch(self, which: Tensor, queries: Tensor) -> Batch:
-        """queries: of all, as `queries` gives them."""
+        """Choose some, as the trainer takes them; queries: those of all, as `queries` gives them."""
         target, reference = (latents[which].float() for latents in self.grids)
         edits = [self.edits[index] for index in which]
         names = tuple(f"{' and '.join(edit)}, analogy {index}" for edit, index in zip(edits, which, strict=True))
@@ -50,25 +50,29 @@ class Analogies(NamedTuple):
 
 
 def draw_analogies(edits: Sequence[Edit], each: int, seed: int, encode: Encode, show_pair: bool = True) -> Analogies:
-    """show_pair: whether the grid has the pair in it, or b in its place; the query is of the pair all the same."""
+    """Draw `each` analogies of every edit.
+
+    show_pair: whether the grid has the pair in it, or b in its place; the query is of the pair all the same.
+    """
     pairs = draw_pairs(edits, 2 * each, torch.Generator().manual_seed(seed))
-    shown, asked = pairs[::2], pairs[1::2]
-    in_grid = shown if show_pair else asked[:, :1].expand_as(asked)
-    return Analogies([edit for edit in edits for _ in range(each)], shown, asked, encode_grids(encode, in_grid, asked))
+    examples, tasks = pairs[::2], pairs[1::2]
+    in_grid = examples if show_pair else tasks[:, :1].expand_as(tasks)
+    grids = encode_grids(encode, in_grid, tasks)
+    return Analogies([edit for edit in edits for _ in range(each)], examples, tasks, grids)
 
 
 def queries(analogies: Analogies, mode: str, encoder: VisionEncoder) -> Tensor:
-    """(n, k, E)"""
+    """Encode the queries of all analogies, (n, k, E)."""
     made = []
-    for shown, asked in zip(analogies.shown.split(TOGETHER), analogies.asked.split(TOGETHER), strict=True):
-        pairs, others = (floats(pictures).movedim(2, -1) for pictures in (shown, asked))
+    for examples, tasks in zip(analogies.examples.split(BATCH), analogies.tasks.split(BATCH), strict=True):
+        pairs, others = (floats(pictures).movedim(2, -1) for pictures in (examples, tasks))
         triplets = [Triplet([(a, a_prime)], b) for (a, a_prime), (b, _) in zip(pairs, others, strict=True)]
         made.append(encode_queries(encoder, triplets, mode))
     return torch.cat(made)
 
 
-class Drawn:
-    """A `Source`: any analogy as likely as any other, in every step."""
+class AnalogySource:
+    """Draw a training's batches (a `Source`): any analogy is as likely as any other, in every step."""
 
     def __init__(self, analogies: Analogies, queries: Tensor, batch: int, seed: int):
         self.analogies = analogies
@@ -82,12 +86,12 @@ class Drawn:
 
 
 class Solved(NamedTuple):
-    """How n analogies came out, (n,) each."""
+    """Hold how n analogies came out, (n,) each."""
 
     error: Tensor
     """Mean squared error of b', in pixels of 0–1."""
     copying: Tensor
-    """What giving b back would have had."""
+    """Mean squared error that b itself would have."""
     follows: Tensor
     """Cosine between what a → a' and what b → b' changes in the encoder's embedding."""
     made: Tensor
@@ -98,15 +102,15 @@ class Solved(NamedTuple):
 def solve(
     analogies: Analogies, queries: Tensor, basis: TrainableBasis, base: FluxBase, encoder: VisionEncoder
 ) -> Solved:
-    """All of them, from the same noise whoever asks."""
+    """Solve all analogies, each from noise that depends on its place alone."""
     made = torch.cat(
         [
             samples.solve(basis, base, analogies.batch(part, queries), STEPS, int(part[0]))
-            for part in torch.arange(len(queries)).split(TOGETHER)
+            for part in torch.arange(len(queries)).split(BATCH)
         ]
     )
     made = quarter(made.movedim(-1, 1)).clamp(0, 1)
-    (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.shown, analogies.asked))
+    (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.examples, analogies.tasks))
 
     def change(before: Tensor, after: Tensor) -> Tensor:
         seen = encoder.embed([*before.movedim(1, -1), *after.movedim(1, -1)])[:, 0]

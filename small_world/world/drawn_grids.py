@@ -14,21 +14,21 @@ from small_world.world.scenes import render
 Encode = Callable[[Tensor], Tensor]
 """Pictures or grids (n, 3, h, w) in 0–1 → latents (n, 16, h/8, w/8)."""
 
-# Grids that are encoded at once.
-_TOGETHER = 64
+_BATCH = 64
+"""Grids that are encoded at once."""
 
 
 class Grids(NamedTuple):
-    """Latents of n grids, (n, 16, SIDE/4, SIDE/4), half precision."""
+    """Hold latents of n grids, (n, 16, SIDE/4, SIDE/4), half precision."""
 
     target: Tensor
-    """Of [a a'; b b']."""
+    """Latents of [a a'; b b']."""
     reference: Tensor
-    """Of [a a'; b b]."""
+    """Latents of [a a'; b b]."""
 
 
 def draw_pairs(edits: Sequence[Edit], each: int, random: torch.Generator) -> Tensor:
-    """`each` pairs of every edit, one edit after the other: (n, 2, 3, SIDE, SIDE), uint8, as a file would keep them."""
+    """Draw `each` pairs of every edit, one edit after the other: (n, 2, 3, SIDE, SIDE), uint8 as in a file."""
     pairs = []
     for edit in edits:
         before = scenes_for(edit, each, random)
@@ -37,13 +37,13 @@ def draw_pairs(edits: Sequence[Edit], each: int, random: torch.Generator) -> Ten
 
 
 @torch.no_grad()
-def encode_grids(encode: Encode, shown: Tensor, asked: Tensor) -> Grids:
-    """(a, a') and (b, b') of n analogies, as `draw_pairs` gives them → latents of their grids.
+def encode_grids(encode: Encode, examples: Tensor, tasks: Tensor) -> Grids:
+    """Encode the grids of n analogies, whose (a, a') and (b, b') are as `draw_pairs` gives them.
 
-    Not put together from the latents of four pictures, which are others: in a grid the autoencoder sees over the seams.
+    They are not put together from the latents of four pictures: in a grid the autoencoder sees over the seams.
     """
     made = []
-    for (a, a_prime), (b, b_prime) in zip(_parts(shown), _parts(asked), strict=True):
+    for (a, a_prime), (b, b_prime) in zip(_parts(examples), _parts(tasks), strict=True):
         # Half the time; off by 2e-5 of a variance of 0.8.
         with torch.autocast("cpu", torch.bfloat16):
             made.append([encode(grid(a, a_prime, b, last)).half() for last in (b_prime, b)])
@@ -51,18 +51,19 @@ def encode_grids(encode: Encode, shown: Tensor, asked: Tensor) -> Grids:
 
 
 def floats(pictures: Tensor) -> Tensor:
+    """Convert pictures from uint8 to float32 in 0–1."""
     return pictures.float() / 255
 
 
 def grid(a: Tensor, a_prime: Tensor, b: Tensor, last: Tensor) -> Tensor:
-    """Pictures (n, C, h, w) → [a a'; b last], (n, C, 2h, 2w)."""
+    """Lay pictures (n, C, h, w) out as [a a'; b last], (n, C, 2h, 2w)."""
     return torch.cat([torch.cat([a, a_prime], -1), torch.cat([b, last], -1)], -2)
 
 
 def quarter(grids: Tensor) -> Tensor:
-    """The last cell of grids (n, C, h, w)."""
+    """Cut out the last cell of grids (n, C, h, w)."""
     return grids[..., grids.shape[-2] // 2 :, grids.shape[-1] // 2 :]
 
 
 def _parts(pairs: Tensor):
-    return (floats(part).unbind(1) for part in pairs.split(_TOGETHER))
+    return (floats(part).unbind(1) for part in pairs.split(_BATCH))

@@ -13,7 +13,6 @@ from small_world.world.scenes import ATTRIBUTES, COLOURS, FILTERS, SEASONS, SHAP
 Edit = tuple[str, ...]
 """One or two names of SINGLE."""
 
-# Name → the attribute that it sets, and to what.
 SINGLE: dict[str, tuple[str, int]] = {
     **{name: ("colour", value) for value, name in enumerate(COLOURS)},
     **{name: ("shape", value) for value, name in enumerate(SHAPES)},
@@ -25,16 +24,17 @@ SINGLE: dict[str, tuple[str, int]] = {
     "flip": ("flipped", 1),
     **{name: ("filter", value) for value, name in enumerate(FILTERS) if value},
 }
+"""Name of an edit → the attribute that it sets, and to what."""
 
 NEW: tuple[str, ...] = ("yellow", "dots", "night")
 """Single edits that no basis is trained on, nor any pair with them."""
 
 _COLOURLESS = {"gray", "outline"}
-_HELD_SHARE = 4
+_ONE_IN = 4
 
 
 def all_edits() -> tuple[list[Edit], list[Edit]]:
-    """Single edits, and the pairs whose edits both show: not two of one attribute, no colour under what removes it."""
+    """List single edits, and the pairs whose edits both show: they set two attributes, and neither hides the other."""
     pairs = [
         (one, other)
         for one, other in combinations(SINGLE, 2)
@@ -44,7 +44,7 @@ def all_edits() -> tuple[list[Edit], list[Edit]]:
 
 
 def split() -> tuple[list[Edit], list[Edit], list[Edit]]:
-    """Seen edits, new pairs of seen edits, new single edits. Nothing but the first is trained on by a basis.
+    """Split edits into seen ones, new pairs of seen ones, and new single ones; a basis is trained on the first only.
 
     A quarter of the pairs is new, the same ones always. The base model, which is taught by words, has not seen these
     pairs either, but every single edit.
@@ -52,19 +52,20 @@ def split() -> tuple[list[Edit], list[Edit], list[Edit]]:
     singles, pairs = all_edits()
     known = [pair for pair in pairs if not set(pair) & set(NEW)]
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).tolist()
-    held = len(known) // _HELD_SHARE
+    held = len(known) // _ONE_IN
     seen = [edit for edit in singles if edit[0] not in NEW]
     return seen + [known[i] for i in order[held:]], [known[i] for i in order[:held]], [(name,) for name in NEW]
 
 
 def taught_by_words() -> list[Edit]:
-    """What the base model is taught: every single edit, and every pair but the new ones."""
+    """List what the base model is taught: every single edit, and every pair but the new ones."""
     singles, pairs = all_edits()
     kept = set(split()[1])
     return singles + [pair for pair in pairs if pair not in kept]
 
 
 def edit_scenes(scenes: Scenes, edit: Edit) -> Scenes:
+    """Make an edit to scenes."""
     changed: dict[str, Tensor] = {}
     for name in edit:
         attribute, value = SINGLE[name]
@@ -73,7 +74,7 @@ def edit_scenes(scenes: Scenes, edit: Edit) -> Scenes:
 
 
 def scenes_for(edit: Edit, n: int, generator: torch.Generator) -> Scenes:
-    """Random scenes in which each part of the edit changes something."""
+    """Draw random scenes in which each part of the edit changes something."""
     scenes = draw_scenes(n, generator)
     for name in edit:
         attribute, value = SINGLE[name]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIDE = 64
-"""Pixels."""
+"""Side of a picture, in pixels."""
 
 COLOURS = {
     "red": (0.85, 0.18, 0.18),
@@ -31,19 +31,19 @@ SEASONS = {
 FILTERS = ("none", "gray", "invert", "night", "blur", "pixelate", "outline")
 
 HORIZON = 0.35
-"""Of the picture's half height, below its middle."""
+"""How far the horizon is below the middle, as a share of the picture's half height."""
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """n scenes; each attribute is a tensor (n,). Integers are indices into the tables above."""
+    """Describe n scenes; each attribute is a tensor (n,). Integers are indices into the tables above."""
 
     x: Tensor
-    """Of the object's middle, −1 left to 1 right."""
+    """The object's middle, −1 left to 1 right."""
     y: Tensor
-    """−1 top to 1 bottom."""
+    """The object's middle, −1 top to 1 bottom."""
     size: Tensor
-    """Half its width."""
+    """Half the object's width."""
     specks: Tensor
     """Where on the ground the specks are."""
     shape: Tensor
@@ -51,7 +51,7 @@ class Scenes:
     texture: Tensor
     season: Tensor
     face: Tensor
-    """1 with a face; the rest is 0 or 1 likewise."""
+    """1 with a face, else 0; sun, tilted and flipped likewise."""
     sun: Tensor
     tilted: Tensor
     """The object is turned by an eighth."""
@@ -78,7 +78,7 @@ ATTRIBUTES = {
 
 
 def draw_scenes(n: int, generator: torch.Generator, edited: float = 0.0) -> Scenes:
-    """n random scenes. edited: the share in which each of sun, tilt, flip and filter is there already."""
+    """Draw n random scenes; edited: the share in which each of sun, tilt, flip and filter is there already."""
 
     def between(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)
@@ -107,11 +107,12 @@ def draw_scenes(n: int, generator: torch.Generator, edited: float = 0.0) -> Scen
 
 
 def select(scenes: Scenes, index: Tensor | slice) -> Scenes:
+    """Choose some of the scenes."""
     return Scenes(**{field.name: getattr(scenes, field.name)[index] for field in fields(Scenes)})
 
 
 def render(scenes: Scenes) -> Tensor:
-    """(n, 3, SIDE, SIDE), float32 in 0–1."""
+    """Draw scenes as pictures, (n, 3, SIDE, SIDE), float32 in 0–1."""
     line = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     picture = _landscape(scenes, x, y)
@@ -133,12 +134,12 @@ def _table(rows) -> Tensor:
 
 
 def _cover(distance: Tensor) -> Tensor:
-    """1 inside, where the distance to the edge is negative, 0 outside, with an edge a pixel wide."""
+    """Cover a shape: 1 inside, where the distance to its edge is negative, 0 outside; the edge is a pixel wide."""
     return (0.5 - distance * SIDE / 2).clamp(0, 1)
 
 
 def _paint(picture: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
-    """cover: (n, SIDE, SIDE); colour: (n, 3) or (3,)."""
+    """Blend a colour, (n, 3) or (3,), over pictures; cover: how much of it, (n, SIDE, SIDE)."""
     return picture + cover[:, None] * (colour[..., :, None, None] - picture)
 
 
@@ -157,7 +158,7 @@ def _landscape(scenes: Scenes, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _object(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """In coordinates of its own: middle at 0, half its width 1, turned if it is tilted."""
+    """Draw the object in coordinates of its own: middle at 0, half its width 1, turned if it is tilted."""
     u = (x - scenes.x[:, None, None]) / scenes.size[:, None, None]
     v = (y - scenes.y[:, None, None]) / scenes.size[:, None, None]
     angle = scenes.tilted[:, None, None] * torch.pi / 4
@@ -183,7 +184,7 @@ def _triangle(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _star(u: Tensor, v: Tensor) -> Tensor:
-    """Five rays: within each fifth of the circle, below a line from a tip to the notch beside it."""
+    """Measure the distance to a star: in each fifth of the circle, to a line from a tip to the notch beside it."""
     fifth = 2 * torch.pi / 5
     angle = (torch.atan2(u, -v) + fifth / 2) % fifth - fifth / 2
     radius = (u**2 + v**2).sqrt()
@@ -218,7 +219,7 @@ def _pixelate(picture: Tensor) -> Tensor:
 
 
 def _outline(picture: Tensor) -> Tensor:
-    """Dark lines where brightness or colour changes, on white."""
+    """Draw dark lines on white where brightness or colour changes."""
     padded = F.pad(picture, (1, 1, 1, 1), mode="replicate")
     across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]).abs()
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]).abs()

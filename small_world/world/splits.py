@@ -1,4 +1,4 @@
-"""What every training and measurement of a basis has in common: the frozen models, and the analogies."""
+"""What every training and measurement of a basis shares: the frozen models, and the analogies."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.encoder import VisionEncoder
-from small_world.models import stored as models
+from small_world.models import stored
 from small_world.world import edits
 from small_world.world.drawn_analogies import Analogies, draw_analogies
 from small_world.world.edits import Edit
 
 
-class Pool(NamedTuple):
-    """Which analogies: of what edits, how many of each, drawn from which seed."""
+class Split(NamedTuple):
+    """Choose analogies: of what edits, how many of each, drawn from which seed."""
 
     edits: list[Edit]
     each: int
@@ -23,30 +23,31 @@ class Pool(NamedTuple):
 
 
 _SEEN, _NEW_PAIRS, _NEW_EDITS = edits.split()
-POOLS = {
-    "trained": Pool(_SEEN, 24, 10),
-    "seen": Pool(_SEEN[:91], 1, 11),
-    "new_pairs": Pool(_NEW_PAIRS, 2, 12),
-    "new_edits": Pool(_NEW_EDITS, 16, 13),
+SPLITS = {
+    "trained": Split(_SEEN, 24, 10),
+    "seen": Split(_SEEN[:91], 1, 11),
+    "new_pairs": Split(_NEW_PAIRS, 2, 12),
+    "new_edits": Split(_NEW_EDITS, 16, 13),
 }
-SOLVED = ("seen", "new_pairs", "new_edits")
+EVALUATED = ("seen", "new_pairs", "new_edits")
 
 
-class World(NamedTuple):
-    """What all runs have in common."""
+class Benchmark(NamedTuple):
+    """Hold the frozen models, and the analogies to train and measure on."""
 
     base: FluxBase
     encoder: VisionEncoder
     analogies: Callable[[str, bool], Analogies]
-    """By name, one of POOLS, with the pair in the grid or without; the same ones each time."""
+    """Draws one of SPLITS by name, with the pair in the grid or without; the same analogies each time."""
 
 
-def open_world() -> World:
-    autoencoder = models.load_autoencoder()
+def open_benchmark() -> Benchmark:
+    """Load the models; analogies are drawn when they are asked for, once."""
+    autoencoder = stored.load_autoencoder()
 
     @cache
     def analogies(name: str, show_pair: bool) -> Analogies:
-        pool = POOLS[name]
-        return draw_analogies(pool.edits, pool.each, pool.seed, autoencoder.encode, show_pair)
+        split = SPLITS[name]
+        return draw_analogies(split.edits, split.each, split.seed, autoencoder.encode, show_pair)
 
-    return World(models.load_base(autoencoder), models.load_vision(), analogies)
+    return Benchmark(stored.load_base(autoencoder), stored.load_vision(), analogies)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import standins
+import torch
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 
@@ -22,9 +23,18 @@ settings.load_profile("same")
 BLOCKS = standins.block_linears(hidden=16, doubles=1, singles=1)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute in one thread: models this small only wait for further threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def weights() -> dict:
-    """A small basis in the published layout: N = 4, r = 2, D = 8, Q = 12."""
+    """Make a small basis in the published layout: N = 4, r = 2, D = 8, Q = 12."""
     return standins.basis(BLOCKS, n=4, rank=2, keys=8, query=12)
 
 

@@ -28,16 +28,9 @@ from lorweb_core.diffusers_backend.pipeline import attach, merge
 from lorweb_core.files.image_file import read_image
 from lorweb_core.grid import Size
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUERY_WIDTH = 3 * 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small only wait for further threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # The merge

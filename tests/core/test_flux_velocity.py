@@ -169,10 +169,9 @@ def test_what_is_trained_is_what_inference_computes(tmp_path, mode, pooling):
     """The velocity while training, against the saved basis as it is hooked on at inference, with all its text."""
     routing = {} if mode == "external" else {**ACTIVATION, "query_mode": mode, "pooling_type": pooling}
     run, batch = train(a_flux(), routing), a_batch()
-    run.basis.tokens = run.base.tokens(batch)
-    run.basis.route(batch.query)
+    run.basis.route(batch.query, run.base.tokens(batch))
     with torch.no_grad():
-        trained = run.base.velocity(batch.target, TIMES, batch.reference, batch.text)
+        trained = run.base.velocity(batch.target, TIMES, batch.reference, batch.text, every_token=bool(routing))
         config = tiny_config(tmp_path, routing)
         saved = RunFolder(config).save(run)
         run.detach()

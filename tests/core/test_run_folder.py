@@ -345,3 +345,14 @@ def test_the_yaml_beside_is_readable_by_others(saved):
     document = yaml.safe_load((folder.path / "tiny_000000002.yaml").read_text())
     network = document["config"]["process"][0]["network"]
     assert (network["linear"], network["network_kwargs"]["loras_num"]) == (2, 3)
+
+
+def test_an_identity_stands_for_the_models_name(tmp_path):
+    """Runs that had it in the place of the name go on."""
+    config = tiny_config(tmp_path)
+    named = replace(config, model=replace(config.model, name_or_path="some model"))
+    RunFolder(named).save_state(begin(named))
+    assert RunFolder(config, "some model").resume(begin(config))
+    for other in (RunFolder(config), RunFolder(config, "another model")):
+        with pytest.raises(LoRWebError, match="another config"):
+            other.resume(begin(config))

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from small_world import install, report, study
-from small_world.models import stored as models
-from small_world.world import edits
-from small_world.world import splits as world
+from small_world import install, study, study_report
+from small_world.models import stored
+from small_world.world import edits, splits
 from small_world.world.drawn_analogies import draw_analogies
 from small_world.world.drawn_grids import draw_pairs, encode_grids, quarter
 from small_world.world.scenes import SIDE, draw_scenes, render
@@ -20,7 +19,7 @@ def generator(seed: int = 3) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    return models.load_autoencoder()
+    return stored.load_autoencoder()
 
 
 def test_scenes_come_from_their_seed():
@@ -50,7 +49,7 @@ def test_what_is_held_out_is_held_out():
 
 
 def test_the_files_that_ship_are_small():
-    assert sum(path.stat().st_size for path in models.FOLDER.rglob("*") if path.is_file()) < SHIPPED_BYTES
+    assert sum(path.stat().st_size for path in stored.FOLDER.rglob("*") if path.is_file()) < SHIPPED_BYTES
 
 
 def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
@@ -72,17 +71,18 @@ def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
 def test_the_shipped_basis_makes_pairs_of_edits_that_it_has_never_seen(autoencoder):
     _, new_pairs, _ = edits.split()
     analogies = draw_analogies(new_pairs[::2], 1, 5, autoencoder.encode)
-    here = world.open_world()
-    solved = study.tell(here, study.SHIPPED, study.shipped(here), analogies)
+    benchmark = splits.open_benchmark()
+    solved = study.evaluate(benchmark, study.SHIPPED, study.shipped(benchmark), analogies)
     assert solved["error"] < 0.5 * solved["copying"]
     assert solved["follows"] > 0.3
 
 
 def test_what_is_solved_is_never_what_was_trained_on():
-    seeds = [pool.seed for pool in world.POOLS.values()]
+    seeds = [split.seed for split in splits.SPLITS.values()]
     assert len(set(seeds)) == len(seeds)
     trained, seen = (
-        draw_pairs(world.POOLS[name].edits[:3], 4, generator(world.POOLS[name].seed)) for name in ("trained", "seen")
+        draw_pairs(splits.SPLITS[name].edits[:3], 4, generator(splits.SPLITS[name].seed))
+        for name in ("trained", "seen")
     )
     assert not any(torch.equal(one, other) for one in trained for other in seen)
 
@@ -105,7 +105,7 @@ def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
 
     from small_world.models.diffusers_folder import write_pipeline
 
-    write_pipeline(tmp_path, models.load_transformer(), install.taesd(), silent=True)
+    write_pipeline(tmp_path, stored.load_transformer(), install.taesd(), silent=True)
     pipeline = FluxKontextPipeline.from_pretrained(tmp_path)
     tokens, pooled, _ = pipeline.encode_prompt("make it red", None, max_sequence_length=77)
     assert tokens.shape == (1, 77, 768)
@@ -113,4 +113,4 @@ def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
 
 
 def test_the_page_has_the_table_of_what_the_study_found():
-    assert report.table(report.by_variant(study.read())) in report.PAGE.read_text(encoding="utf-8")
+    assert study_report.table(study_report.by_variant(study.read())) in study_report.PAGE.read_text(encoding="utf-8")

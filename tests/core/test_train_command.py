@@ -35,18 +35,11 @@ from lorweb_core.files.locks import held
 from lorweb_core.training.settings.document import read_training_config
 from lorweb_core.training.trainer import Step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 4
 EMBEDDING = 24
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small only wait for further threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

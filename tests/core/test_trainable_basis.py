@@ -28,7 +28,7 @@ from training_world import (
 
 from lorweb_core import LoRWebError
 from lorweb_core.config import BasisConfig
-from lorweb_core.routing import Tokens, token_query
+from lorweb_core.routing import token_query
 from lorweb_core.runtime import LayerSlice
 from lorweb_core.training.trainable_basis import TrainableBasis, TrainableLayer
 
@@ -41,7 +41,7 @@ ROUTINGS = [
 
 
 def evaluate(base: TinyBase, basis: TrainableBasis, batch, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    basis.route(batch.query)
+    basis.route(batch.query, base.tokens(batch))
     return base.velocity(x, t, batch.reference.to(x.dtype), type(batch.text)(*(v.to(x.dtype) for v in batch.text)))
 
 
@@ -202,7 +202,6 @@ def test_an_activation_routed_basis_asks_with_each_layers_own_input(batch, point
     basis.attach(base.model.requires_grad_(False), base.linears)
     for name in base.linears:
         base.model.get_submodule(name).register_forward_hook(remember(name))
-    basis.tokens = base.tokens(batch)
     evaluate(base, basis, batch._replace(query=None), *point)
     assert seen.keys() == base.linears.keys()
     for name, parts in base.linears.items():
@@ -212,7 +211,7 @@ def test_an_activation_routed_basis_asks_with_each_layers_own_input(batch, point
             weight = linear.weight.detach().clone()
             for part in parts:
                 layer = basis.published()[part.layer]
-                query = token_query(part.layer, inputs, basis.tokens, mode, pooling)[i : i + 1]
+                query = token_query(part.layer, inputs, base.tokens(batch), mode, pooling)[i : i + 1]
                 delta = plain_delta(
                     layer.A, layer.B, plain_coefficients(query, layer.keys, layer.projection, basis.config)
                 )
@@ -222,7 +221,6 @@ def test_an_activation_routed_basis_asks_with_each_layers_own_input(batch, point
 
 def test_an_activation_routed_basis_gives_no_coefficients_before_the_layers_run(batch):
     basis = tiny_basis(TinyBase(), external_query=False, query_mode="caa'")
-    assert basis.tokens == Tokens(0, 0)
     assert not basis.route(None)
 
 

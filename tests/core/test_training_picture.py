@@ -13,9 +13,9 @@ from PIL import Image
 from lorweb_core import LoRWebError
 from lorweb_core.checkpoint import BasisLayer
 from lorweb_core.pictures.chart import bar_chart, line_chart, linear_axis, log_axis, whole_axis
+from lorweb_core.pictures.loss_curve import mean_width, recent_loss, running_mean, seconds_per_step
 from lorweb_core.pictures.training_picture import training_picture
 from lorweb_core.space.usage import Usage, measure_usage
-from lorweb_core.training.loss_curve import mean_width, recent_loss, running_mean, seconds_per_step
 from lorweb_core.training.report import write_summary
 from lorweb_core.training.settings.config import DatasetSettings, TrainingConfig
 from lorweb_core.training.trainer import Step

@@ -9,11 +9,11 @@ from random import Random
 
 import numpy as np
 
-from tests.fuzz import plain
-from tests.fuzz.case import Case
-from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
-from tests.fuzz.plain import Stored
-from tests.fuzz.tensors import CONTAINERS, HEADERS, TENSORS, Tensors
+from . import plain
+from .case import Case
+from .mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
+from .plain import Stored
+from .tensors import CONTAINERS, HEADERS, TENSORS, Tensors
 
 N, RANK, KEYS, QUERY = 4, 2, 8, 12
 SIZES = {

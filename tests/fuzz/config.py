@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from tests.fuzz import plain
-from tests.fuzz.basis import KEYS, RANK, SIZES, N, basis_tensors
-from tests.fuzz.case import Case
-from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, listed, odd_name, words
+from . import plain
+from .basis import KEYS, RANK, SIZES, N, basis_tensors
+from .case import Case
+from .mutations import BYTES, OBSTACLES, in_place_of, listed, odd_name, words
 
 DOCUMENT: dict[str, Any] = {
     "config": {
@@ -225,7 +225,7 @@ class _Plain(yaml.SafeLoader):
     def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, AttributeError):
             return node.value
 
 
@@ -260,7 +260,7 @@ def _check_training(path: Path, config) -> None:
     assert config.name == document["name"]
     assert re.fullmatch(r'[^<>:"/\\|?*\x00-\x1f]+', config.name)
     _compare({"train": config.train, "save": config.save, "sample": config.sample, "model": config.model}, process)
-    _compare({"network": config.network}, {"network": {**process.get("network", {}), "network_kwargs": {}}})
+    _compare({"network": config.network}, {"network": {**(process.get("network") or {}), "network_kwargs": {}}})
     for held, given in zip(config.datasets, process["datasets"], strict=True):
         _compare({"dataset": held}, {"dataset": given})
 

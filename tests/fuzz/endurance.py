@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from tests.fuzz import good
-from tests.fuzz.case import Case
-from tests.fuzz.host_world import GIVEN, world
+from . import good
+from .case import Case
+from .host_world import GIVEN, world
 
 WARM_UP = 60
 GROWTH = 0.01

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.case import Case
-from tests.fuzz.host_world import TAKEN, give, gives, world
+from .case import Case
+from .host_world import TAKEN, give, gives, world
 
 
 def prompt(method: str, seed: int = 1, b: str = "b") -> dict[str, dict]:

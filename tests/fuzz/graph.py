@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tests.fuzz.case import Case
-from tests.fuzz.host_world import GIVEN, TAKEN, World, give, gives, world
-from tests.fuzz.mutations import listed
+from .case import Case
+from .host_world import GIVEN, TAKEN, World, give, gives, world
+from .mutations import listed
 
 SOCKETS = {
     "MODEL": "model",
@@ -233,4 +233,4 @@ def _check(around: World) -> None:
             value.check_values()
         elif isinstance(value, str):
             value.encode()
-            assert not value.startswith(("{", "[")) or json.loads(value) is not None
+            assert not value.startswith(("{", "[\n")) or json.loads(value) is not None

@@ -19,7 +19,7 @@ import torch
 from pairs import save_pairs
 from safetensors.torch import save_file
 
-from tests.fuzz.case import Refused, wrong_in_message
+from .case import Refused, wrong_in_message
 
 GIVEN: dict[str, Any] = {}
 """By name: what the node FuzzGive gives, of any type."""

@@ -8,12 +8,12 @@ from random import Random
 
 import numpy as np
 
-from tests.fuzz import plain
-from tests.fuzz.basis import SIZES, N, basis_tensors
-from tests.fuzz.case import Case
-from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
-from tests.fuzz.plain import Stored
-from tests.fuzz.tensors import CONTAINERS, HEADERS, TENSORS, Tensors
+from . import plain
+from .basis import SIZES, N, basis_tensors
+from .case import Case
+from .mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
+from .plain import Stored
+from .tensors import CONTAINERS, HEADERS, TENSORS, Tensors
 
 PICTURES = ("a", "a_prime", "b")
 

@@ -12,8 +12,8 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from tests.fuzz.case import Case
-from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
+from .case import Case
+from .mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
 
 SUFFIXES = (".png", ".jpg", ".webp", ".bmp", ".tif")
 TAKEN = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")

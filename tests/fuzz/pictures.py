@@ -11,8 +11,8 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from tests.fuzz.case import Case
-from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, words
+from .case import Case
+from .mutations import BYTES, OBSTACLES, in_place_of, words
 
 EDITS = ("bright", "night")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tests.fuzz.case import Case
-from tests.fuzz.mutations import BYTES, OBSTACLES, in_place_of, listed, words
+from .case import Case
+from .mutations import BYTES, OBSTACLES, in_place_of, listed, words
 
 FIELDS = ("number", "loss", "learning_rate", "gradient", "seconds")
 STEPS = 3

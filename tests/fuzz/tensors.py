@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.fuzz import plain
-from tests.fuzz.plain import Stored
+from . import plain
+from .plain import Stored
 
 Tensors = dict[str, Stored]
 Entries = list[tuple[str, Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from types import SimpleNamespace
 
 import parity
 import pytest
+import standins
 import torch
 from environment import HOW_TO_GIVE_A_COMFYUI, find_comfyui
+from safetensors.torch import save_file
 
 
 @pytest.fixture(autouse=True)
 def inference_mode():
-    """As the host executes nodes."""
+    """Run tests in inference mode, as the host executes nodes."""
     with torch.inference_mode():
         yield
 
@@ -31,15 +34,42 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def host(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The host in this process with the pack in it: see host_process.load_pack."""
+    """Load the host into this process with the pack in it: see host_process.load_pack."""
     from host_process import load_pack
 
     return load_pack(comfyui, tmp_path_factory.mktemp("comfyui"))
 
 
+@pytest.fixture(scope="module")
+def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Run a ComfyUI of its own, with the stand-ins' models and pictures."""
+    from comfy_server import ComfyServer
+
+    base = tmp_path_factory.mktemp("server")
+    standins.comfy_models(base / "models")
+    standins.save_pictures(base / "input")
+    with ComfyServer(comfyui, sys.executable, base) as server:
+        yield server
+
+
+@pytest.fixture
+def basis(host, tmp_path: Path) -> Callable:
+    """Load a small basis for queries of this width, None for the layers' own inputs, with these settings."""
+
+    def basis(query: int | None = 72, **settings):
+        path = tmp_path / f"basis{query}.safetensors"
+        blocks = standins.block_linears(hidden=16, doubles=1, singles=1)
+        save_file(standins.basis(blocks, n=4, rank=2, keys=8, query=query), path)
+        config = {"config": {"process": [{"network": {"network_kwargs": settings}}]}}
+        path.with_suffix(".yaml").write_text(json.dumps(config))
+        return host.core.load_basis(path)
+
+    return basis
+
+
 @pytest.fixture
 def load_flux(host) -> Callable:
-    """The fixture's small FLUX as a MODEL, its weights in the dtype asked for."""
+    """Load the fixture's small FLUX as a MODEL, its weights in the dtype asked for."""
 
     def load_flux(dtype: torch.dtype = torch.float32):
         import comfy.sd
@@ -54,13 +84,13 @@ def load_flux(host) -> Callable:
 
 @pytest.fixture
 def mixture(host, tmp_path):
-    """The fixture's basis, routed by its query; tanh gives coefficients of both signs."""
+    """Route the fixture's basis by its query; tanh gives coefficients of both signs."""
     return host.core.load_basis(parity.write_checkpoint(tmp_path, "tanh_sum_4")).route(parity.load_parity()["query"])
 
 
 @pytest.fixture
 def velocity(host, monkeypatch):
-    """What a MODEL predicts for the fixture's inputs, loaded and patched by the host."""
+    """Predict the velocity for the fixture's inputs with a MODEL, loaded and patched by the host."""
     import comfy.ldm.flux.model
     import comfy.model_management
 

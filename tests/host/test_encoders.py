@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import parity
@@ -17,21 +16,6 @@ from safetensors.torch import load_file, save_file
 QUERY = Path(parity.FILE).with_name("query.safetensors")
 MODES = [name.removeprefix("query.") for name in load_file(QUERY) if name.startswith("query.")]
 SIGLIP = "google/siglip2-base-patch16-224"
-BLOCKS = standins.block_linears(hidden=16, doubles=1, singles=1)
-
-
-@pytest.fixture
-def basis(host, tmp_path) -> Callable:
-    """A small basis for queries of this width, None for the layers' own inputs, with these settings."""
-
-    def basis(query: int | None, **settings):
-        path = tmp_path / "basis.safetensors"
-        save_file(standins.basis(BLOCKS, n=4, rank=2, keys=8, query=query), path)
-        config = {"config": {"process": [{"network": {"network_kwargs": settings}}]}}
-        path.with_suffix(".yaml").write_text(json.dumps(config))
-        return host.core.load_basis(path)
-
-    return basis
 
 
 @pytest.fixture
@@ -188,7 +172,7 @@ def test_the_hosts_tower_of_another_family_is_refused(host, basis, clip_vision, 
 
 def test_the_loader_lists_and_reads_a_basis_in_several_files(host):
     folder = host.models / "lorweb"
-    weights = standins.basis(BLOCKS, n=4, rank=2, keys=8, query=72)
+    weights = standins.basis(standins.block_linears(16, 1, 1), n=4, rank=2, keys=8, query=72)
     where = {name: f"big-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(sorted(weights))}
     for file in set(where.values()):
         save_file({name: weights[name] for name in weights if where[name] == file}, folder / file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,6 @@ import torch
 from environment import ROOT
 
 WORKFLOW = ROOT / "workflows" / "api" / "visual_analogy.json"
-
-
-@pytest.fixture(scope="module")
-def server(comfyui, tmp_path_factory):
-    from comfy_server import ComfyServer
-
-    base = tmp_path_factory.mktemp("server")
-    standins.comfy_models(base / "models")
-    standins.save_pictures(base / "input")
-    with ComfyServer(comfyui, sys.executable, base) as server:
-        yield server
 
 
 @pytest.fixture

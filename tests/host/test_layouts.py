@@ -202,7 +202,7 @@ def test_the_sequence_wants_the_frame_indices_for_itself(host, show):
     other = torch.zeros(1, 16, 4, 4)
     given, methods = prompt(reference_latents=[other]), prompt(reference_latents_method="uxo")
     for name in ("positive", "negative"):
-        with pytest.raises(host.core.LoRWebError, match=f"{name} has reference images already.*layout grid"):
+        with pytest.raises(host.core.LoRWebError, match=f"{name} already has reference images.*layout grid"):
             show(layout="sequence", **{name: given})
         with pytest.raises(host.core.LoRWebError, match=f"{name} has the reference method 'uxo'.*layout grid"):
             show(layout="sequence", **{name: methods})

@@ -130,7 +130,7 @@ def test_saved_and_loaded_it_patches_the_same(host, basis, mixtures, files, load
 def test_the_pictures_it_was_made_of_show_on_both_nodes(host, basis, mixtures, files):
     from dataclasses import replace
 
-    thumbnails = host.core.thumbnails.make_thumbnails(host.core.triplets(*torch.rand(3, 64, 32, 3)))
+    thumbnails = host.core.pictures.thumbnails.make_thumbnails(host.core.triplets(*torch.rand(3, 64, 32, 3)))
     saved = host.node("LoRWeBSaveMixture").execute(replace(mixtures[0], thumbnails=thumbnails), "shown")
     loaded = host.node("LoRWeBLoadMixture").execute(basis, "shown.safetensors")
     for output in (saved, loaded):
@@ -190,7 +190,7 @@ def test_a_mixture_of_another_basis_or_none_is_refused(host, basis, mixtures, fi
     save, load = host.node("LoRWeBSaveMixture"), host.node("LoRWeBLoadMixture")
     save.execute(mixtures[0], "edit")
     (tmp_path / "other").mkdir()
-    tensors = host.core.tensor_files.read_tensors(parity.write_checkpoint(tmp_path / "other", "softmax_mean_1"))
+    tensors = host.core.files.tensor_files.read_tensors(parity.write_checkpoint(tmp_path / "other", "softmax_mean_1"))
     from safetensors.torch import save_file
 
     changed = tmp_path / "other" / "changed.safetensors"

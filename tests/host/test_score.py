@@ -9,23 +9,7 @@ from pathlib import Path
 import pytest
 import standins
 import torch
-from safetensors.torch import load_file, save_file
-
-BLOCKS = standins.block_linears(hidden=16, doubles=1, singles=1)
-
-
-@pytest.fixture
-def basis(host, tmp_path):
-    """A small basis with these settings, for queries of the width asked for or, None, for the layers' own inputs."""
-
-    def basis(query: int | None = 72, **settings):
-        path = tmp_path / f"basis{query}.safetensors"
-        save_file(standins.basis(BLOCKS, n=4, rank=2, keys=8, query=query), path)
-        config = {"config": {"process": [{"network": {"network_kwargs": settings}}]}}
-        path.with_suffix(".yaml").write_text(json.dumps(config))
-        return host.core.load_basis(path)
-
-    return basis
+from safetensors.torch import load_file
 
 
 @pytest.fixture

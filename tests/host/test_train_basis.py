@@ -154,13 +154,13 @@ def test_checkpointed_gradients_are_those_of_the_plain_ones(load_flux, train):
 def loss_of(host):
     """A context with the loss of a MODEL with a basis on it, a function, and the basis's parameters."""
     pack = host.core.__name__.removesuffix(".lorweb_core")
-    batch, learned = (sys.modules[f"{pack}.lorweb_core.training.{name}"] for name in ("batch", "trainable_basis"))
+    batch, learned = (sys.modules[f"{pack}.lorweb_core.training.{name}"] for name in ("data.batch", "trainable_basis"))
     config = sys.modules[f"{pack}.lorweb_core.config"].BasisConfig(linear=2, loras_num=2, lora_keys_dim=4)
 
     @contextmanager
     def loss_of(model, inputs: dict, checkpointing: bool):
         with torch.inference_mode(False):
-            base = sys.modules[f"{pack}.nodes.host_base"].HostBase(model, None)
+            base = sys.modules[f"{pack}.nodes.host.training_model"].HostBase(model, None)
             base.load()
             base.model.requires_grad_(False)
             torch.manual_seed(1)
@@ -175,7 +175,7 @@ def loss_of(host):
                 velocity = base.velocity(x, torch.tensor([0.6]), reference, batch.Text(words, pooled))
                 return velocity.double().square().mean()
 
-            with sys.modules[f"{pack}.nodes.differentiable"].differentiable(base.model, checkpointing):
+            with sys.modules[f"{pack}.nodes.host.differentiable"].differentiable(base.model, checkpointing):
                 yield loss, list(basis.parameters())
             for handle in handles:
                 handle.remove()
@@ -380,7 +380,7 @@ def test_the_bar_has_the_samples_and_the_run_keeps_them(host, load_flux, train, 
 
 
 def test_numbers_that_are_none_stop_it_and_keep_the_steps_before(host, load_flux, train, monkeypatch, request):
-    base = sys.modules[host.core.__name__.removesuffix(".lorweb_core") + ".nodes.host_base"].HostBase
+    base = sys.modules[host.core.__name__.removesuffix(".lorweb_core") + ".nodes.host.training_model"].HostBase
     velocity, calls = base.velocity, []
 
     def broken(*args):

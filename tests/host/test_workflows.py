@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
 import standins
 import torch
 from environment import ROOT
@@ -15,17 +13,6 @@ from pairs import save_pairs
 from safetensors.torch import load_file
 
 API = ROOT / "workflows" / "api"
-
-
-@pytest.fixture(scope="module")
-def server(comfyui, tmp_path_factory):
-    from comfy_server import ComfyServer
-
-    base = tmp_path_factory.mktemp("server")
-    standins.comfy_models(base / "models")
-    standins.save_pictures(base / "input")
-    with ComfyServer(comfyui, sys.executable, base) as server:
-        yield server
 
 
 def one(graph: dict, class_type: str) -> tuple[str, dict]:

@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 LONGEST_PATTERN = 1_000
 MOST_PATTERNS = 100
-"""Of `held_out`. Each is held against every edit; whole names are not counted."""
+"""Patterns of `held_out`. Each is held against every edit; whole names are not counted."""
 
 
 class Picture(NamedTuple):
-    """An image file, or one of several pictures of equal width side by side in it."""
+    """Name an image file, or one of several pictures of equal width side by side in it."""
 
     path: Path
     part: int = 0
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A picture before and after an edit."""
+    """Name a picture before and after an edit."""
 
     before: Picture
     after: Picture
@@ -57,13 +57,13 @@ class Analogy(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What to call it in messages: its edit and its files."""
+        """Name it in messages: its edit and its files."""
         files = dict.fromkeys(f"{picture.path.parent.name}/{picture.path.name}" for picture in self.pictures)
         return f"{some([self.edit])} ({some(list(files))})"
 
 
 def load_picture(picture: Picture) -> Tensor:
-    """(H, W, 3), float32 in 0–1, upright. Raises LoRWebError, naming the file, if there is no such picture in it."""
+    """Load a picture, (H, W, 3), float32 in 0–1, upright. Raises LoRWebError, naming the file, if it has none such."""
     image = read_image(picture.path)
     left, right = (image.shape[1] * edge // picture.parts for edge in (picture.part, picture.part + 1))
     which = f", part {picture.part + 1} of {picture.parts}" if picture.parts > 1 else ""
@@ -71,7 +71,7 @@ def load_picture(picture: Picture) -> Tensor:
 
 
 def every_two(pairs: Mapping[str, Sequence[Pair]], most: int, seed: int) -> list[Analogy]:
-    """Of every two pairs of an edit two analogies, each pair demonstrating the other's edit; `most` of an edit at most.
+    """Make two analogies of every two pairs of an edit, each demonstrating the other's; `most` of an edit at most.
 
     pairs: by edit, each edit's in an order that is the same every time. Which analogies an edit gives depends on the
     seed, the edit's name and its number of pairs, and on no other edit. The caption is the demonstrating pair's, as
@@ -104,7 +104,7 @@ def _of_edit(edit: str, pairs: Sequence[Pair], most: int, seed: int) -> list[Ana
 def split_by_edit(
     analogies: Sequence[Analogy], held_out: Sequence[str] = (), share: float = 0.0, seed: int = 0
 ) -> tuple[list[Analogy], list[Analogy]]:
-    """Those to train on, and those of edits kept for validation; no edit is in both.
+    """Split analogies into those to train on and those of edits kept for validation; no edit is in both.
 
     held_out: names of edits, or globs such as `color *`. share: of the other edits, how many to keep besides, in 0–1;
     which ones depends on the seed and on their names only, so further edits hardly move one from one side to the other.
@@ -131,7 +131,8 @@ def split_by_edit(
     train = [analogy for analogy in analogies if analogy.edit not in kept]
     if analogies and not train:
         raise LoRWebError(
-            f"All {len(edits)} edits are kept for validation, none is left to train on: hold out fewer of them."
+            f"held_out and validation_share keep all {len(edits)} edits from training, and none is left: hold out "
+            "fewer of them."
         )
     return train, [analogy for analogy in analogies if analogy.edit in kept]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Text(NamedTuple):
-    """What the base is told in words, for each example of a batch; on the CPU."""
+    """Hold what the base is told in words, for each example of a batch; on the CPU."""
 
     tokens: Tensor
     """(n, T, W)"""
@@ -17,23 +17,25 @@ class Text(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """n analogies as latents, on the CPU."""
+    """Hold n analogies as latents, on the CPU."""
 
     target: Tensor
-    """Of the grids [a a'; b b'], (n, C, h, w), as the base denoises them."""
+    """Latents of the grids [a a'; b b'], (n, C, h, w), as the base denoises them."""
     reference: Tensor
-    """Of the grids [a a'; b b], likewise."""
+    """Latents of the grids [a a'; b b], likewise."""
     query: Tensor | None
-    """As `encode_queries` gives them, (n, k, E); None for a basis that routes by activation."""
+    """Queries as `encode_queries` gives them, (n, k, E); None for a basis that routes by activation."""
     text: Text
     names: tuple[str, ...]
     """What to call each analogy where something is wrong with it."""
 
 
 class Source(Protocol):
-    """Where batches come from."""
+    """Describe where batches come from."""
 
     def draw(self, step: int) -> Batch:
-        """The batch of a step. It depends on nothing but the step and the source's seed, so that a run that is resumed
-        sees what an uninterrupted one sees.
+        """Draw the batch of a step.
+
+        It depends on nothing but the step and the source's seed, so that a run that is resumed sees what an
+        uninterrupted one sees.
         """

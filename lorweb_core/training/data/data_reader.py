@@ -11,11 +11,11 @@ from ...errors import LoRWebError, shown
 from ...files.tensor_files import regular_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Of the files that are taken for pictures."""
+"""Endings of the files that are taken for pictures."""
 
 
 class _Listing(NamedTuple):
-    """What is in a folder, in order of names, without hidden files."""
+    """Hold what is in a folder, in order of names, without hidden files."""
 
     entries: list[Path]
     images: list[Path]
@@ -23,7 +23,7 @@ class _Listing(NamedTuple):
 
 
 class DataReader:
-    """Reads folders, of each what was in it when it was first asked for; everywhere, or in some folders only.
+    """Read folders, of each what was in it when it was first asked for; everywhere, or in some folders only.
 
     Its functions raise LoRWebError for what leads out of these, through links or otherwise, and for what cannot be
     read.

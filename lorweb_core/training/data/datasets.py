@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from ...basis import Progress
-from ...diffusers_backend.encoders import KontextEncoders
 from ...encoder import VisionEncoder
 from ...errors import LoRWebError
-from ..run_folder import RunFolder
 from ..seeds import generator
 from ..settings.config import DatasetSettings, TrainingConfig
 from .analogies import Analogy, load_picture, split_by_edit
 from .batch import Batch
+from .encoding import Encoders
 from .examples import Examples
 from .pictures_on_disk import read_analogies
 
@@ -25,18 +25,18 @@ Bar = Callable[[str, int], Progress]
 
 
 class Data(NamedTuple):
-    """A dataset's analogies, by edit."""
+    """Hold a dataset's analogies, split by edit."""
 
     settings: DatasetSettings
     seen: list[Analogy]
     """To train on."""
     unseen: list[Analogy]
-    """Of edits that are kept from training."""
+    """Analogies of edits that are kept from training."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Of several sources one for each batch, the larger the likelier: batches of one size of picture."""
+    """Draw each batch from one of several sources, the larger the likelier: batches of one size of picture."""
 
     sources: Sequence[Examples]
     seed: int
@@ -48,7 +48,7 @@ class OneOf:
 
 
 def find_analogies(config: TrainingConfig) -> list[Data]:
-    """Of each dataset. Raises LoRWebError where there are none."""
+    """Find the analogies of each dataset. Raises LoRWebError where there are none."""
     found = []
     for data in config.datasets:
         analogies = read_analogies(
@@ -69,28 +69,28 @@ def counted(analogies: Sequence[Analogy]) -> str:
 
 
 class Encoded:
-    """What the encoders make of the datasets, in a folder beside the runs so that they share it."""
+    """Encode datasets into a folder that is kept."""
 
     def __init__(
         self,
         config: TrainingConfig,
         datasets: Sequence[Data],
-        encoders: KontextEncoders,
+        encoders: Encoders,
         vision: VisionEncoder | None,
-        run: RunFolder,
+        cache: Path,
         bar: Bar,
     ):
-        """vision: None for a basis that routes by activation."""
+        """vision: None for a basis that routes by activation. cache: the folder; several runs may share it."""
         self.config, self.datasets = config, datasets
-        self._encoders, self._vision, self._run, self._bar = encoders, vision, run, bar
+        self._encoders, self._vision, self._cache, self._bar = encoders, vision, cache, bar
 
     def source(self) -> OneOf:
-        """Of all that is to be trained on."""
+        """Encode all that is to be trained on, and draw from it."""
         self._training = [self._examples(data.settings, data.seen) for data in self.datasets]
         return OneOf(self._training, self.config.train.seed)
 
     def shown(self) -> Batch:
-        """Analogies to sample while training: of edits that it does not see, where there are such."""
+        """Choose analogies to sample while training: of edits that it does not see, where there are such."""
         chosen: dict[str, Analogy] = {}
         # All of one dataset, as they are one batch.
         data = next((data for data in self.datasets if data.unseen), self.datasets[0])
@@ -110,7 +110,7 @@ class Encoded:
             basis.query_mode if self._vision else None,
             identity=f"{self._encoders.identity} {of_queries}",
             cell=data.resolution,
-            cache=self._run.path.parent / "cache",
+            cache=self._cache,
             seed=config.train.seed,
             batch_size=config.train.batch_size,
             caption_dropout=data.caption_dropout_rate,

@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 
 
 class DiskCache:
-    """Tensors in files of their own, named by a digest of all that they were made of: what changes is made anew.
+    """Keep tensors in files of their own, named by a digest of all that they were made of: what changes is made anew.
 
     Nothing is held in memory. Files are whole or not there, so that processes may share a folder.
     """
@@ -33,14 +33,14 @@ class DiskCache:
             raise LoRWebError(f"The cache folder {shown(self.folder)} cannot be made ({error.strerror}).") from error
 
     def path(self, made_of: Any) -> Path:
-        """Where the tensors made of this are kept. made_of: anything that JSON can say."""
+        """Tell where the tensors made of this are kept. made_of: anything that JSON can say."""
         return self.folder / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]}.safetensors"
 
     def holds(self, made_of: Any) -> bool:
         return self.path(made_of).is_file()
 
     def get(self, made_of: Any, make: Callable[[], Tensors]) -> Tensors:
-        """The tensors made of this, on the CPU; those that are not there, or are damaged, are made and kept.
+        """Get the tensors made of this, on the CPU; those that are not there, or are damaged, are made and kept.
 
         Raises LoRWebError if they cannot be written.
         """

@@ -21,19 +21,23 @@ from .disk_cache import DiskCache, Tensors
 
 
 class Encoders(Protocol):
-    """The frozen parts of the base that make of pictures and words what it takes."""
+    """Describe the frozen parts of the base that make of pictures and words what it takes."""
+
+    @property
+    def identity(self) -> str:
+        """Tell these encoders from others that make other numbers."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(n, H, W, 3), float32 in 0–1 → latents (n, C, h, w) as the base denoises them, float32 on the CPU."""
+        """Encode (n, H, W, 3), float32 in 0–1, as latents (n, C, h, w) that the base denoises, float32 on the CPU."""
 
     def encode_text(self, captions: list[str]) -> Text:
-        """Of as many tokens for every caption, on the CPU."""
+        """Encode captions, each as equally many tokens, on the CPU."""
 
 
 def analogy_grids(
     a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: int, show_pair: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The grids [a a'; b b'], to be learned, and [a a'; b b], to be shown: (2 cell, 2 cell, 3), float in 0–1.
+    """Make the grids [a a'; b b'], to be learned, and [a a'; b b], to be shown: (2 cell, 2 cell, 3), float in 0–1.
 
     Images are (h, w, 3), each of any size, and are stretched (bicubic) to cells of `cell` pixels a side, whatever their
     shape: so all grids of a batch have one shape, that of a square analogy at inference. show_pair: False, an ablation,
@@ -47,7 +51,7 @@ def analogy_grids(
 
 
 class Encoding:
-    """Encodes what is asked for, unless it is in the cache."""
+    """Encode what is asked for, unless it is in the cache."""
 
     def __init__(
         self,
@@ -59,7 +63,7 @@ class Encoding:
         cache: Path,
         show_pair: bool,
     ):
-        """As for `Examples`."""
+        """Take what `Examples` takes."""
         if (encoder is None) != (mode is None):
             raise ValueError("queries take both, an encoder and a mode")
         if cell < MULTIPLE // 2 or 2 * cell % MULTIPLE:
@@ -69,7 +73,7 @@ class Encoding:
         self._cache = DiskCache(cache)
 
     def holds(self, of: Analogy | str) -> bool:
-        """Whether an analogy, or a caption, was encoded already."""
+        """Tell whether an analogy, or a caption, was encoded already."""
         return self._cache.holds(self._made_of(of))
 
     def check_room(self, number: int, like: Analogy | str) -> None:
@@ -77,7 +81,7 @@ class Encoding:
         self._cache.check_room(number, self._made_of(like))
 
     def latents(self, analogy: Analogy, images: Sequence[Tensor] | None = None) -> Tensors:
-        """`target` and `reference`, (C, h, w), float16, and with a mode `query`, (k, E), float32.
+        """Encode `target` and `reference`, (C, h, w), float16, and with a mode `query`, (k, E), float32.
 
         images: the analogy's, where they are loaded already. Raises LoRWebError if one cannot be read, if values are
         not finite, or if they cannot be kept.
@@ -94,7 +98,10 @@ class Encoding:
         return self._cache.get(self._made_of(analogy), encode)
 
     def text(self, caption: str) -> Tensors:
-        """`tokens`, (1, T, W), and `pooled`, (1, P), float16: FLUX's take 4 MB, and each picture may have a caption."""
+        """Encode a caption as `tokens`, (1, T, W), and `pooled`, (1, P).
+
+        In float16: FLUX's take 4 MB, and each picture may have a caption.
+        """
 
         def encode() -> Tensors:
             text = self.encoders.encode_text([caption])._asdict()
@@ -103,7 +110,7 @@ class Encoding:
         return self._cache.get(self._made_of(caption), encode)
 
     def _made_of(self, of: Analogy | str) -> list:
-        """All that an encoding depends on."""
+        """List all that an encoding depends on."""
         if isinstance(of, str):
             return ["caption", of, self.identity]
         pictures = [(_identity(picture.path), picture.part, picture.parts) for picture in of.pictures]
@@ -111,7 +118,7 @@ class Encoding:
 
 
 def _finite(tensors: Tensors, of: str) -> Tensors:
-    """What is kept is trained on for days: better to stop here."""
+    """Check that values are finite: what is kept is trained on for days."""
     wrong = [name for name, values in tensors.items() if not values.isfinite().all()]
     if wrong:
         raise LoRWebError(
@@ -122,7 +129,7 @@ def _finite(tensors: Tensors, of: str) -> Tensors:
 
 
 def _identity(path: Path) -> LastingIdentity | None:
-    """Of a file; None if there is none, which reading it will say."""
+    """Tell a file from others; None if there is none, which reading it will say."""
     try:
         return lasting_identity(path)
     except LoRWebError:

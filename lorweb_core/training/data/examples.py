@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Examples:
-    """A Source of batches: analogies drawn at random, of each edit as often as of any other.
+    """Draw batches of analogies at random, of each edit as often as of any other; a Source.
 
     Everything is encoded once, by `prepare` or when it is first drawn, and is then read from disk batch by batch.
     """
@@ -109,7 +109,7 @@ class Examples:
         self._draw_from(left)
 
     def draw(self, step: int) -> Batch:
-        """`batch_size` analogies: for each an edit, all equally likely, then one of its analogies."""
+        """Draw `batch_size` analogies: for each an edit, all equally likely, then one of its analogies."""
         random = generator(self.seed, 0, step)
 
         def pick(among: Sequence) -> Any:
@@ -123,7 +123,7 @@ class Examples:
         return self.batch(drawn)
 
     def batch(self, analogies: Sequence[Analogy]) -> Batch:
-        """These analogies. Raises LoRWebError if one that is not kept has a picture that cannot be read."""
+        """Make a batch of analogies. Raises LoRWebError if one that is not kept has a picture that cannot be read."""
         latents = [self._encoding.latents(analogy) for analogy in analogies]
         texts = {caption: self._encoding.text(caption) for caption in {analogy.caption for analogy in analogies}}
         text = [texts[analogy.caption] for analogy in analogies]
@@ -141,7 +141,7 @@ class Examples:
 
 
 def _load(analogy: Analogy, unreadable: dict[Path, str]) -> list[Tensor] | None:
-    """An analogy's pictures; None if one cannot be read, and why is then in `unreadable`, by file."""
+    """Load an analogy's pictures; None if one cannot be read, and why is then in `unreadable`, by file."""
     images = []
     for picture in analogy.pictures:
         if picture.path in unreadable:

@@ -23,7 +23,7 @@ PAIRED = (("before", "after"), ("source", "target"), ("input", "output"))
 
 
 class Wanted(NamedTuple):
-    """A folder of pictures and how to read it; the fields are those of `read_analogies`."""
+    """Hold a folder of pictures and how to read it; the fields are those of `read_analogies`."""
 
     folder: Path
     control: Path | None
@@ -55,8 +55,9 @@ def _warn_of_missing(folder: Path, missing: Sequence[str], what: str) -> None:
 
 
 def _read_triplets(wanted: Wanted) -> list[Analogy]:
-    """As published: target/X is b', control/X the strip a|a'|b. The edit is what analogy_metadata.json has as category,
-    else the caption, else the file's name.
+    """Read what is published: target/X is b', control/X the strip a|a'|b.
+
+    The edit is what analogy_metadata.json has as category, else the caption, else the file's name.
     """
     reader = wanted.reader
     targets, controls = _target_and_control(wanted)
@@ -84,13 +85,13 @@ def _target_and_control(wanted: Wanted) -> tuple[Path, Path]:
 
 
 def _categories(reader: DataReader, path: Path) -> dict[str, str]:
-    """Name of an analogy → its category, where the metadata file says it."""
+    """Map an analogy's name to its category, where the metadata file says it."""
     described = _read_entries(reader, path, "analogy_id", "category") or []
     return {each["analogy_id"]: each["category"] for each in described if each.get("category")}
 
 
 def _read_pair_folders(wanted: Wanted) -> list[Analogy]:
-    """A folder for each edit, its pairs NAME_before, NAME_after or before/NAME, after/NAME, and maybe a caption.txt."""
+    """Read a folder for each edit: pairs NAME_before, NAME_after or before/NAME, after/NAME, maybe a caption.txt."""
     pairs, lonely = {}, []
     for edit in wanted.reader.folders(wanted.folder):
         before, after = (_by_name(wanted.reader, edit, side) for side in (0, 1))
@@ -104,7 +105,7 @@ def _read_pair_folders(wanted: Wanted) -> list[Analogy]:
 
 
 def _by_name(reader: DataReader, edit: Path, side: int) -> dict[tuple[str, str], Path]:
-    """The pictures before (side 0) or after (1) the edit, by what the two of a pair have in common."""
+    """Find the pictures before (side 0) or after (1) the edit, by what the two of a pair have in common."""
     named = {}
     for path in reader.images(edit):
         for words in PAIRED:
@@ -117,7 +118,7 @@ def _by_name(reader: DataReader, edit: Path, side: int) -> dict[tuple[str, str],
 
 
 def _read_relation252k(wanted: Wanted) -> list[Analogy]:
-    """A folder for each category, which is the edit; pictures of its Group1/labels.json are pairs, left and right."""
+    """Read a folder for each category, the edit; pictures of its Group1/labels.json are pairs, left and right."""
     pairs, missing = {}, []
     for category in wanted.reader.folders(wanted.folder):
         path = category / "Group1" / "labels.json"

@@ -28,7 +28,7 @@ def read_analogies(
     seed: int = 0,
     roots: Iterable[Path] = (),
 ) -> list[Analogy]:
-    """The analogies of a folder, in an order that is the same every time; only names are read, no picture is.
+    """Find the analogies of a folder, in an order that is the same every time; only names are read, no picture is.
 
     folder, control: the published folder_path and control_path; the latter is of the layout `triplets` only, and may be
     left out where both lie in `folder` as target and control. layout: one of FOLDER_LAYOUTS, or AUTO.

@@ -118,16 +118,19 @@ def _plain(value: Any) -> Any:
     return value.as_posix() if isinstance(value, PurePath) else value
 
 
-def config_fingerprint(config: TrainingConfig) -> str:
-    """A digest of all that decides what a step does to the parameters: a run resumes with an equal one only.
+def config_fingerprint(config: TrainingConfig, identity: str | None = None) -> str:
+    """Digest all that decides what a step does to the parameters: a run resumes with an equal one only.
 
     That is not where it is, what it is called, what is saved, sampled and logged, nor how long it goes on. The number
-    of steps counts where the learning rate follows it, which only a constant one does not.
+    of steps counts where the learning rate follows it, which only a constant one does not. identity: tells the model
+    from others where its name does not.
     """
     document = training_document(config)["config"]["process"][0]
     for key in ("training_folder", "device", "save", "sample"):
         del document[key]
     del document["train"]["log_every"]
+    if identity is not None:
+        document["model"]["name_or_path"] = identity
     if config.train.lr_scheduler == "constant":
         del document["train"]["steps"]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the study found, as a table in `docs/small_world.md` and plots beside it."""
+"""The study's results, as a table in `docs/small_world.md` and plots beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from small_world.study import RESULTS, VARIANTS, read
 
 DOCS = RESULTS.parent
 PAGE = DOCS / "small_world.md"
-POOLS = {"seen": "seen edits", "new_pairs": "new pairs", "new_edits": "new edits"}
+SPLITS = {"seen": "seen edits", "new_pairs": "new pairs", "new_edits": "new edits"}
 CHARTS = {
     "error": ("Small world: how far b' is from what it should be", "mean squared error in pixels from 0 to 1"),
     "follows": ("Small world: how b' follows the example", "cosine of a to a' and b to b' in the encoder's embedding"),
@@ -21,15 +21,18 @@ _TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def write_report() -> None:
+    """Write the table and the plots of `docs/small_world.md` anew."""
     found = by_variant(read())
     page = PAGE.read_text(encoding="utf-8")
     with replacing(PAGE) as file:
         file.write(_TABLE.sub(lambda marks: f"{marks[1]}{table(found)}{marks[2]}", page).encode())
-    copied = {told: (copying(found, pool), 0.0) for pool, told in POOLS.items()}
+    copied = {label: (copying_error(found, split), 0.0) for split, label in SPLITS.items()}
     for measure, (title, unit) in CHARTS.items():
         groups = {
-            name.replace("×", "x"): {told: spread([row[pool][measure] for row in of]) for pool, told in POOLS.items()}
-            for name, of in found.items()
+            name.replace("×", "x"): {
+                label: spread([row[split][measure] for row in rows]) for split, label in SPLITS.items()
+            }
+            for name, rows in found.items()
         }
         if measure == "error":
             groups = {"copying b": copied} | groups
@@ -37,31 +40,33 @@ def write_report() -> None:
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
+    """Group results by variant, in the order of VARIANTS; those without results are left out."""
     found = {name: [row for row in rows if row["variant"] == name] for name in VARIANTS}
-    return {name: of for name, of in found.items() if of}
+    return {name: results for name, results in found.items() if results}
 
 
 def spread(values: list[float]) -> tuple[float, float]:
-    """Mean, and standard deviation over the seeds."""
+    """Compute mean and standard deviation over the seeds."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def copying(found: dict[str, list[dict]], pool: str) -> float:
-    """The error of b in the place of b', which is the same whoever asks."""
-    return mean(row[pool]["copying"] for of in found.values() for row in of)
+def copying_error(found: dict[str, list[dict]], split: str) -> float:
+    """Average the error that b has in the place of b', which no variant changes."""
+    return mean(row[split]["copying"] for rows in found.values() for row in rows)
 
 
 def table(found: dict[str, list[dict]]) -> str:
+    """Format the results of `by_variant` as a table in Markdown."""
     lines = [
-        "| N × r | values | seeds | " + " | ".join(f"{told}: error | follows" for told in POOLS.values()) + " |",
+        "| N × r | values | seeds | " + " | ".join(f"{label}: error | follows" for label in SPLITS.values()) + " |",
         "| --- | --- | --- |" + " --- |" * 6,
-        "| copying b | | | " + " | ".join(f"{copying(found, pool):.4f} | " for pool in POOLS) + " |",
+        "| copying b | | | " + " | ".join(f"{copying_error(found, split):.4f} | " for split in SPLITS) + " |",
     ]
-    for name, of in found.items():
+    for name, rows in found.items():
         cells = []
-        for pool in POOLS:
+        for split in SPLITS:
             for measure, digits in (("error", 4), ("follows", 2)):
-                middle, deviation = spread([row[pool][measure] for row in of])
-                cells.append(f"{middle:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(of) > 1 else ""))
-        lines.append(f"| {name} | {of[0]['parameters']:,} | {len(of)} | " + " | ".join(cells) + " |")
+                middle, deviation = spread([row[split][measure] for row in rows])
+                cells.append(f"{middle:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(rows) > 1 else ""))
+        lines.append(f"| {name} | {rows[0]['parameters']:,} | {len(rows)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

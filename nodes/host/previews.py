@@ -1,0 +1,21 @@
+"""What a node shows of its result on itself."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ...lorweb_core import Mixture
+from ...lorweb_core.pictures.thumbnails import contact_sheet
+
+
+def with_picture(node: type[io.ComfyNode], image: Tensor, *outputs) -> io.NodeOutput:
+    """Give a node's outputs, and show pictures (n, H, W, 3) in 0–1 on it."""
+    return io.NodeOutput(*outputs, ui=ui.PreviewImage(image, cls=node))
+
+
+def with_thumbnails(node: type[io.ComfyNode], mixture: Mixture, output) -> io.NodeOutput:
+    """Give a node's output, and show on it the pictures that the mixture was made of, if it has any."""
+    if not mixture.thumbnails:
+        return io.NodeOutput(output)
+    return with_picture(node, contact_sheet(mixture.thumbnails)[None], output)
