@@ -198,10 +198,10 @@ def _check_output(out: Path) -> str:
         raise LoRWebError(
             f"--out {shown(out)}: the folder {shown(out.parent)} cannot be written to ({error.strerror})."
         ) from error
-    kind = Image.registered_extensions().get(out.suffix.lower())
+    kind = Image.registered_extensions().get(out.suffix.lower(), "")
     try:
         # Some formats are read only, or not for RGB, or not in this build of Pillow: trying is the only test.
-        Image.new("RGB", (16, 16)).save(io.BytesIO(), kind or "")
+        Image.new("RGB", (16, 16)).save(io.BytesIO(), kind)
     except (KeyError, OSError, ValueError) as error:
         raise LoRWebError(
             f"--out {shown(out)}: Pillow cannot write {named(out.suffix) or 'a file without suffix'}; use .png."

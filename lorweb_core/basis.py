@@ -109,13 +109,14 @@ class LoRABasis:
     def _coefficients(self, layers: list[BasisLayer], rows: Tensor, n: int, t: int) -> Tensor:
         """Compute the coefficients of some layers, (layers, n, N), for the queries `rows`, (Q, n·t), of n analogies."""
         keys = torch.stack([layer.keys for layer in layers]).float()
-        if layers[0].projection is None:
+        projections = [layer.projection for layer in layers if layer.projection is not None]
+        if not projections:
             projected = rows.expand(len(layers), -1, -1)
         else:
             # The projections are most of what routing reads. One at a time in float32, in a workspace that stays
             # in the processor's cache, each is read once from the file's own dtype.
-            workspace = rows.new_empty(layers[0].projection.shape)
-            projected = torch.stack([workspace.copy_(layer.projection) @ rows for layer in layers])
+            workspace = rows.new_empty(projections[0].shape)
+            projected = torch.stack([workspace.copy_(projection) @ rows for projection in projections])
         return mixing_coefficients(
             projected.mT.unflatten(1, (n, t)),
             keys[:, None],

@@ -55,8 +55,8 @@ def write_basis(
             "basis's config. Choose another name, or move it away."
         )
     # The header comes first. Hundreds of layers share a handful of geometries: one of each tells what all will be.
-    made = {_geometry(layers): layers for layers in sources.values()}
-    made = {geometry: make(*layers) for geometry, layers in made.items()}
+    firsts = {_geometry(layers): layers for layers in sources.values()}
+    made = {geometry: make(*layers) for geometry, layers in firsts.items()}
     entries = {
         key: TensorSpec(tensor.dtype, tuple(tensor.shape))
         for name, layers in sources.items()

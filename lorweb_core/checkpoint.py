@@ -161,7 +161,7 @@ def _check_shared(file: str, geometries: dict[tuple, str]) -> None:
     first: tuple[str, tuple[int, ...]] | None = None
     for (A, _, keys, last, *_, projected), name in geometries.items():
         # In this order N, D, Q; D and Q are one where nothing projects.
-        shared = (A[0], keys[1], last[1]) if projected else (A[0], keys[1])
+        shared: tuple[int, ...] = (A[0], keys[1], last[1]) if projected else (A[0], keys[1])
         if own_input:
             shared = shared[:-1]
         first = first or (name, shared)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -153,7 +153,8 @@ class VisionEncoder:
 
         The embedding is CLIP's `image_embeds` and SigLIP's `pooler_output`. Raises LoRWebError for any other model.
         """
-        kind, config = type(model).__name__, getattr(model, "config", None)
+        kind = type(model).__name__
+        config: Any = getattr(model, "config", None)
         if kind not in _CLASSES.values() or not getattr(config, "vision_use_head", True):
             raise LoRWebError(
                 f"A {kind} cannot be the image encoder; expected transformers' CLIPVisionModelWithProjection, "

@@ -27,7 +27,7 @@ class LayerName(NamedTuple):
 
     block: str
     """'double', 'single', or 'other' for what is in no block of FLUX."""
-    index: int
+    index: int  # type: ignore[assignment] # hides tuple.index; files have it by this name
     """Index of the block among those of its sort."""
     kind: str
     """Kind, one of KINDS. `proj_out` of single blocks, which joins attention and MLP, counts as MLP."""
@@ -60,7 +60,7 @@ def grouped(names: Iterable[str]) -> list[LayerGroup]:
     """Group layers by kind and stream, in the order of KINDS and of STREAMS; groups without a layer are left out."""
     parsed = [parse(name) for name in names]
     in_order = sorted(range(len(parsed)), key=lambda i: (parsed[i].block, parsed[i].index))
-    members = {(kind, stream): [] for kind in KINDS for stream in STREAMS}
+    members: dict[tuple[str, str], list[int]] = {(kind, stream): [] for kind in KINDS for stream in STREAMS}
     for i in in_order:
         members[parsed[i].kind, parsed[i].stream].append(i)
     return [LayerGroup(*what, layers) for what, layers in members.items() if layers]

@@ -88,7 +88,7 @@ def encode_queries(encoder: VisionEncoder, analogies: Sequence[Triplet], mode: s
         made_of = tuple(map(id, cells))
         if made_of not in places_of:
             places_of[made_of] = len(pictures)
-            pictures.append(cells[0] if len(cells) == 1 else lay_out(cells))
+            pictures.append(images[view[0]] if len(view) == 1 else lay_out(cells))
         return places_of[made_of]
 
     places = [
@@ -101,9 +101,10 @@ def encode_queries(encoder: VisionEncoder, analogies: Sequence[Triplet], mode: s
 
 def lay_out(cells: Sequence[Tensor | None]) -> Tensor:
     """Lay out images (h, w, 3) row by row, two to a row, None black, as one image; cells have the first one's shape."""
-    height, width = cells[0].shape[:2]
+    first = next(cell for cell in cells if cell is not None)
+    height, width = first.shape[:2]
     scale = min(1.0, (CELL_PIXELS / (height * width)) ** 0.5)
     size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
-    filled = [cells[0].new_zeros((*size, 3)) if cell is None else resize(cell[None], size)[0] for cell in cells]
+    filled = [first.new_zeros((*size, 3)) if cell is None else resize(cell[None], size)[0] for cell in cells]
     rows = [torch.cat(filled[start : start + 2], 1) for start in range(0, len(filled), 2)]
     return torch.cat(rows)

@@ -69,15 +69,15 @@ class PackedBasis(nn.Module):
         progress: Progress | None = None,
     ):
         super().__init__()
-        self._linears = nn.ModuleList()
-        self._names = list(linears)
-        for done, parts in enumerate(linears.values()):
+        self._packed: dict[str, PackedLinear] = {}
+        for done, (name, parts) in enumerate(linears.items()):
             if progress:
                 progress(done, len(linears))
-            self._linears.append(PackedLinear(parts, basis, dtype))
+            self._packed[name] = PackedLinear(parts, basis, dtype)
+        self._linears = nn.ModuleList(self._packed.values())  # names with dots are none for a ModuleDict
 
     def items(self) -> list[tuple[str, PackedLinear]]:
-        return list(zip(self._names, self._linears, strict=True))
+        return list(self._packed.items())
 
 
 class RuntimeMixture:

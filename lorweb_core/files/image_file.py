@@ -116,7 +116,7 @@ def _opened(file: BinaryIO) -> Image.Image:
     file.seek(0)
     for name in FORMATS:
         make, accepts = Image.OPEN[name]
-        if accepts(beginning) is True:
+        if accepts and accepts(beginning) is True:
             return make(file, "")
     raise _Refused("is not an image that can be read: expected PNG, JPEG, WebP, BMP or TIFF.")
 

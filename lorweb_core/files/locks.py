@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 DAY = 24 * 60 * 60
 """Seconds after which a file is taken to be abandoned, where the file system has no locks."""
@@ -30,9 +30,7 @@ def try_lock(file: int) -> bool | None:
     the file system has no locks.
     """
     try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
+        if sys.platform == "win32":
             # Windows keeps others from what is locked: a byte far behind all that is ever written.
             at = os.lseek(file, 0, os.SEEK_CUR)
             os.lseek(file, 2**62, os.SEEK_SET)
@@ -40,6 +38,8 @@ def try_lock(file: int) -> bool | None:
                 msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
             finally:
                 os.lseek(file, at, os.SEEK_SET)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return False if error.errno in _HELD else None
     return True

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +47,8 @@ def write_tensors(
     tensors: in the order of `entries`, as described there; one may be overwritten when the next but one is asked for.
     The safetensors package takes only all of them at once, and copies each. Raises LoRWebError as `replacing` does.
     """
-    header, offset = {"__metadata__": dict(metadata)}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
     for name, entry in entries.items():
         end = offset + entry.bytes
         header[name] = {"dtype": _DTYPES[entry.dtype], "shape": list(entry.shape), "data_offsets": [offset, end]}
@@ -81,4 +82,4 @@ def write_all(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

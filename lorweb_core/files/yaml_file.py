@@ -62,7 +62,7 @@ class _Extent(NamedTuple):
 
 def _check_size(text: str, what: str) -> None:
     """Raise LoRWebError if the document is beyond MOST_VALUES or MOST_LEVELS, before any of it is made."""
-    anchored: dict[str, _Extent] = {}
+    anchored: dict[str | None, _Extent] = {}
     # Of each list and dict that is open: its anchor, and its extent so far.
     open_ones: list[tuple[str | None, _Extent]] = [(None, _Extent(0, 0))]
     for event in yaml.parse(text, Loader=_FASTEST):

@@ -72,4 +72,5 @@ def colour_bar(canvas: Canvas, at: tuple[int, int], width: int, scale: Scale, wh
 
 def blended(one: Colour, other: Colour, part: float) -> Colour:
     """Mix a colour between two."""
-    return tuple(round(a + part * (b - a)) for a, b in zip(one, other, strict=True))
+    red, green, blue = (round(a + part * (b - a)) for a, b in zip(one, other, strict=True))
+    return red, green, blue

@@ -35,7 +35,7 @@ def blend(mixtures: Sequence[Mixture], weights: Sequence[float], space: str = "c
     if len(parts) == 1 and parts[0][0] == 1:
         return blended.with_table(parts[0][1])
     if space == "coefficients":
-        return blended.with_table(sum(weight * table for weight, table in parts))
+        return blended.with_table(sum((weight * table for weight, table in parts), torch.zeros_like(parts[0][1])))
     return blended.with_table(_in_logits(first, parts))
 
 
@@ -56,7 +56,7 @@ def sweep(
 
 def _in_logits(like: Mixture, parts: Sequence[tuple[float, Tensor]]) -> Tensor:
     softmax, lora_parts = like.basis.config.lora_softmax, like.basis.config.lora_parts
-    logits, masses = 0.0, 1.0
+    logits, masses = torch.zeros(()), torch.ones(())
     for weight, table in parts:
         part = to_logits(table, softmax, lora_parts)
         logits = logits + weight * part.logits

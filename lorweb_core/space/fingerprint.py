@@ -33,5 +33,5 @@ def _digest(layer: BasisLayer) -> bytes:
         values: Tensor | None = getattr(layer, field)
         if values is not None:
             digest.update(f"{field} {values.dtype} {tuple(values.shape)}\n".encode())
-            digest.update(values.contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(values.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()

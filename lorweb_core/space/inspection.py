@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,7 +190,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole.where(whole > 0, torch.ones_like(whole)), 0.0)
 
 
-def _rounded(values: Tensor | float) -> list | float:
+def _rounded(values: Tensor | float) -> Any:
     if isinstance(values, float):
         return float(f"{values:.7g}")
     if values.ndim > 1:

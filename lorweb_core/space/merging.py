@@ -62,9 +62,10 @@ def merged_layer(one: BasisLayer, other: BasisLayer, heads: int) -> BasisLayer:
     both = (one, other)
     A = torch.cat([_padded(layer.A, (0, rank - layer.A.shape[2])) for layer in both])
     B = torch.cat([_padded(_rescaled(layer, scale), (0, 0, 0, rank - layer.B.shape[1])) for layer in both])
-    if one.projection is None:
+    projections = [layer.projection for layer in both if layer.projection is not None]
+    if not projections:
         return BasisLayer(A, B, torch.cat([one.keys, other.keys]), None, scale)
-    rows = [rearrange(layer.projection, "(h d) q -> h d q", h=heads) for layer in both]
+    rows = [rearrange(projection, "(h d) q -> h d q", h=heads) for projection in projections]
     widths = [part.shape[1] for part in rows]
     keys = torch.cat([_widened(one.keys, heads, 0, widths[1]), _widened(other.keys, heads, widths[0], 0)])
     return BasisLayer(A, B, keys, rearrange(torch.cat(rows, 1), "h d q -> (h d) q"), scale)
