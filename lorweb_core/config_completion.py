@@ -21,7 +21,7 @@ Layers = dict[str, BasisLayer]
 _PREFERRED_MODES = ("cat-aa'b", "aa'bb'", "paa'b")
 
 
-def settle(file: str, layers: Layers, config_file: str | None, given: dict[str, Any]) -> BasisConfig:
+def complete_config(file: str, layers: Layers, config_file: str | None, given: dict[str, Any]) -> BasisConfig:
     """Complete what a config gives (`read_config`; nothing without one) from the tensors.
 
     What they leave open is said in a warning that names the choice. Raises LoRWebError, naming both files, where the
