@@ -38,7 +38,7 @@ def training_config(document: Any, file: str, overrides: Sequence[str] = ()) -> 
     for assignment in overrides:
         _override(given, assignment)
     _average_as_published(file, given)
-    # All keys before any value: a misspelled key is not to be told of as a missing one.
+    # All keys before any value: a misspelled key is not to be called a missing one.
     ignored = check_keys(file, sections_of(file, TrainingConfig, given))
     if ignored:
         log.info("%s: these keys have no effect here: %s.", file, joined(ignored, ", "))

@@ -76,10 +76,10 @@ def check_keys(file: str, sections: Iterable[tuple[str, type, Mapping[str, Any]]
         ignored += [key_path(where, key) for key in held if key in idle]
         refused += [
             wrong_value(
-                file, key_path(where, key), held[key], f"{str(taken).lower()} only. Set it so, or take the key out"
+                file, key_path(where, key), held[key], f"{str(only).lower()} only. Set it so, or take the key out"
             )
-            for key, taken in single.items()
-            if held.get(key) not in (None, taken)
+            for key, only in single.items()
+            if held.get(key) not in (None, only)
         ]
     refuse_unknown(file, unknown)
     if refused:
