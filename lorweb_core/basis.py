@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checkpoint import LARGEST, BasisLayer, read_checkpoint
 from .config import BasisConfig, find_config, read_config
-from .config_completion import settle
+from .config_completion import complete_config
 from .errors import LoRWebError, named, shown
 from .files.tensor_files import FileIdentity, checkpoint_identity
 from .mixture import Mixture
@@ -172,5 +172,5 @@ def load_basis(path: str | Path, config: str | Path | None = None) -> LoRABasis:
     path = Path(path)
     file, layers = named(path), read_checkpoint(path)
     config = find_config(path) if config is None else Path(config)
-    settings = settle(file, layers, named(config) if config else None, read_config(config) if config else {})
+    settings = complete_config(file, layers, named(config) if config else None, read_config(config) if config else {})
     return LoRABasis(layers, settings, checkpoint_identity(path))

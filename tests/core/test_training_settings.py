@@ -92,6 +92,7 @@ def test_all_but_name_and_data_has_the_published_defaults(published):
         ("train.ema_config={use_ema: true, ema_decay: 0.98}", lambda c: c.train.ema_decay, 0.98),
         ("train.ema_config={use_ema: true}", lambda c: c.train.ema_decay, 0.999),
         ("train.ema_config={use_ema: false, ema_decay: 0.98}", lambda c: c.train.ema_decay, 0.0),
+        ("train.ema_config=", lambda c: c.train.ema_decay, 0.0),
         ("train.batch_size=", lambda c: c.train.batch_size, 6),
         ("network.network_kwargs.loras_num=16", lambda c: c.network.basis.loras_num, 16),
         ("network.linear=4", lambda c: c.network.basis.linear, 4),
@@ -123,6 +124,15 @@ def test_overrides_come_in_turn_and_leave_the_document_as_it_was():
     assert before == SMALL
 
 
+def test_an_override_changes_one_of_two_places_that_an_alias_makes_alike():
+    process = yaml.safe_load("{datasets: [&data {folder_path: pairs}, *data], train: {ema_config: {use_ema: true}}}")
+    document = {"config": {"name": "x", "process": [process]}}
+    before = copy.deepcopy(document)
+    first, second = training_config(document, "x.yaml", ["datasets.1.layout=pairs"]).datasets
+    assert (first.layout, second.layout) == ("auto", "pairs")
+    assert document == before
+
+
 def test_without_an_external_query_the_inputs_are_it():
     basis = small("network.network_kwargs.external_query=false").network.basis
     assert (basis.external_query, basis.external_query_model, basis.query_mode) == (False, None, "aa'bb'")
@@ -134,7 +144,7 @@ def test_without_an_external_query_the_inputs_are_it():
         ("train.learning_rat=1", ["train.learning_rat"]),
         ("train.lrs=1", ["train.lrs (nearest: lr)"]),
         ("network.network_kwargs.lora_num=1", ["network.network_kwargs.lora_num (nearest: loras_num)"]),
-        ("network.network_kwargs.linear=1", ["network.network_kwargs", "It is network.linear"]),
+        ("network.network_kwargs.linear=1", ["network.network_kwargs", "the rank is network.linear"]),
         ("datasets.0.folder_pth=x", ["datasets.0.folder_pth (nearest: folder_path)"]),
         ("trian.lr=1", ["trian (nearest: train)"]),
         ("train.optimizer_params.beta=1", ["train.optimizer_params.beta (nearest: betas)"]),
@@ -205,6 +215,27 @@ def test_a_value_of_another_kind_is_named_with_what_was_expected(override, words
     told = message(override)
     for word in ("small.yaml", *words):
         assert word in told
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("loras_num", 32.0, "32.0; expected a whole number above 0, up to 1,000,000,000."),
+        ("lora_heads", "1e1", "'1e1'; expected a whole number above 0, up to 1,000,000,000."),
+        ("lora_softmax", 1, "1; expected true or false."),
+        ("mixing_coeffs_type", ["sum"], "['sum']; expected one of: mean, sum."),
+        ("lora_parts", [], "[]; expected a list of whole numbers above 0, such as [32, 32]."),
+    ],
+)
+def test_a_basis_and_a_training_refuse_a_value_in_the_same_words(tmp_path, key, value, expected):
+    document = copy.deepcopy(SMALL)
+    document["config"]["process"][0]["network"] = {"network_kwargs": {key: value}}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(document))
+    for read, where in [(read_config, ""), (read_training_config, "network.network_kwargs.")]:
+        with pytest.raises(LoRWebError) as error:
+            read(path)
+        assert str(error.value) == f"small.yaml: {where}{key} is {expected}"
 
 
 def test_an_average_that_is_set_in_both_ways():

@@ -4,95 +4,135 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ...config import BasisConfig
-from .kinds import (
+from ...config import BasisConfig, read_basis_values
+from ...fields import (
     DECAY,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
-    cell_side,
+    SWITCH,
     choice,
-    ending,
-    folder,
-    layer_choice,
-    one_or_several,
+    key_path,
     required,
     section,
     sections,
     setting,
     several,
-    switch,
     text,
     whole,
+    wrong_value,
 )
 
-_FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_FOLDER = text(r"[^\0]+", "a folder's path").then(lambda path: Path(os.fsdecode(os.fsencode(path))))
+"""Path, a relative one from the working directory, as published; half a character cannot be encoded."""
+_ENDING = text(r"\.?[^./\\]+", "a file's ending, such as txt").then(lambda ending: ending.removeprefix("."))
+_EDITS = several(text(), "a list of names or patterns of edits", alone=text().then(lambda edit: (edit,)))
+_LAYERS = several(
+    text(),
+    "a regular expression, or a list of names of Linear layers",
+    least=1,
+    alone=text().then(lambda expression: re.compile(expression).pattern),
+)
+_SIDE = several(
+    whole(16, step=8),
+    "one number of pixels (this version trains at one resolution), a multiple of 8 from 16 on",
+    least=1,
+    most=1,
+    alone=whole(16, step=8).then(lambda side: (side,)),
+).then(lambda sides: sides[0])
 _SEED = whole(most=2**64 - 1)
+_FLOATS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_ROUTING = BasisConfig(loras_num=32, lora_keys_dim=128)
+"""Routing of the released basis, with its N and D; the rank is `network.linear`."""
+_NOT_OF_A_TRAINING = {
+    "linear": "nothing here, as the rank is network.linear",
+    "lora_parts": "nothing here, as only a merged basis has parts",
+}
+
+
+def _read_routing(file: str, of: type, given: Mapping[str, Any], where: str) -> BasisConfig:
+    """Read `network_kwargs` as a trained basis's config is read, and refuse what no training can make."""
+    values = read_basis_values(file, given, where)
+    for key, expected in _NOT_OF_A_TRAINING.items():
+        if key in values:
+            raise wrong_value(file, key_path(where, key), given[key], expected)
+    if values.get("external_query") is False:
+        # The published trainer's defaults without an external query.
+        values = {"external_query_model": None, "query_mode": "aa'bb'", **values}
+    config = replace(_ROUTING, **values)
+    heads, width = config.lora_heads, config.lora_keys_dim
+    if config.query_projection_type == "linear" and width % heads:
+        raise wrong_value(file, key_path(where, "lora_heads"), heads, f"a divisor of lora_keys_dim, {width}")
+    return config
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """The basis: its sizes, what it is put on, and its routing."""
+    """Hold what a basis is to be: its sizes, what it is put on, and its routing."""
 
     linear: int = setting(1, whole(1))
-    """r, the rank of each LoRA."""
+    """Rank of each LoRA, r."""
     linear_alpha: float = setting(1.0, POSITIVE)
     """Kept for other tools and without effect: the scale is 1, as published, whatever it says."""
-    layers: str | tuple[str, ...] | None = setting(None, layer_choice())
-    """Ours. Which Linears get LoRAs: those whose name has a match of this expression, or those named; None for all that
-    are inside the blocks.
+    layers: str | tuple[str, ...] | None = setting(None, _LAYERS)
+    """Linears that get LoRAs: those whose name has a match of this expression, or those named; None for all that are
+    inside the blocks. Ours.
     """
-    network_kwargs: BasisConfig = section(BasisConfig(loras_num=32, lora_keys_dim=128))
-    """N, D and how the basis is routed; the rank is `linear`. N and D are the released ones."""
+    network_kwargs: BasisConfig = section(_ROUTING, _read_routing)
+    """Number of LoRAs N, width of the keys D, and how the basis is routed."""
 
     @property
     def basis(self) -> BasisConfig:
-        """How the trained basis is routed, its rank included."""
+        """Say how the trained basis is routed, its rank included."""
         return replace(self.network_kwargs, linear=self.linear)
 
 
 @dataclass(frozen=True)
 class SaveSettings:
-    """Checkpoints."""
+    """Hold when checkpoints are saved, and as what."""
 
     dtype: str = setting("float16", choice("float16", "bfloat16", "float32", **_FLOATS))
     save_every: int = setting(250, whole(1))
-    """Steps."""
+    """Steps between two checkpoints."""
     max_step_saves_to_keep: int = setting(4, whole(1))
 
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """A folder of pictures, and how analogies are made of it."""
+    """Hold a folder of pictures, and how analogies are made of it."""
 
-    folder_path: Path = required(folder())
-    control_path: Path | None = setting(None, folder())
-    """Of the layout `triplets`: where the strips a | a′ | b are."""
-    caption_ext: str = setting("txt", ending())
+    folder_path: Path = required(_FOLDER)
+    control_path: Path | None = setting(None, _FOLDER)
+    """Folder of the strips a | a′ | b, in the layout `triplets`."""
+    caption_ext: str = setting("txt", _ENDING)
     caption_dropout_rate: float = setting(0.05, SHARE)
-    """How often an analogy is trained without its caption."""
+    """Share of the times that an analogy is trained without its caption."""
     default_caption: str = setting("", text(r"(?s).*"))
-    resolution: int = setting(512, cell_side())
-    """Of a cell of the grid, a side in pixels."""
+    resolution: int = setting(512, _SIDE)
+    """Side of a cell of the grid, in pixels."""
     layout: str = setting("auto", choice("auto", "triplets", "pairs", "relation252k"))
-    """Ours, as are those that follow."""
-    held_out: tuple[str, ...] = setting((), one_or_several(text(), "a list of names or patterns of edits"))
+    """Form of the folder. Ours, like all below."""
+    held_out: tuple[str, ...] = setting((), _EDITS)
     """Edits kept for validation, by name or pattern (`recolour*`)."""
     validation_share: float = setting(0.0, SHARE)
-    """Of the edits, how many are kept for validation, chosen by the seed."""
+    """Share of the edits kept for validation, chosen by the seed."""
     analogies_per_edit: int = setting(64, whole(1))
-    """The most that are made of an edit's pairs."""
+    """Largest number of analogies made of an edit's pairs."""
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW's."""
+    """Hold what AdamW is given beside the learning rate."""
 
     betas: tuple[float, float] = setting(
-        (0.9, 0.99), several(DECAY, "two numbers from 0 to below 1, such as [0.9, 0.99]", length=2)
+        (0.9, 0.99), several(DECAY, "two numbers from 0 to below 1, such as [0.9, 0.99]", least=2, most=2)
     )
     weight_decay: float = setting(0.05, NOT_NEGATIVE)
     eps: float = setting(1e-8, POSITIVE)
@@ -100,12 +140,12 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The training itself."""
+    """Hold how the basis is trained."""
 
     batch_size: int = setting(6, whole(1))
     steps: int = setting(10000, whole(1))
     gradient_accumulation_steps: int = setting(1, whole(1))
-    gradient_checkpointing: bool = setting(True, switch())
+    gradient_checkpointing: bool = setting(True, SWITCH)
     optimizer: str = setting("adamw8bit", choice("adamw8bit", "adamw"))
     optimizer_params: OptimizerSettings = section(OptimizerSettings())
     lr: float = setting(1e-3, POSITIVE)
@@ -114,62 +154,62 @@ class TrainSettings:
     max_grad_norm: float = setting(1.0, POSITIVE)
     timestep_type: str = setting("weighted", choice("weighted", "linear", "sigmoid", "shift"))
     dtype: str = setting("bf16", choice("bf16", "fp32", bfloat16="bf16", float32="fp32"))
-    """What the base computes in."""
+    """Format that the base computes in."""
     ema_decay: float = setting(0.0, DECAY)
-    """Of the moving average that is saved; 0 saves the parameters themselves. Also as published,
-    `ema_config: {use_ema, ema_decay}`.
+    """Decay of the moving average that is saved; 0 saves the parameters themselves. The published form,
+    `ema_config: {use_ema, ema_decay}`, is read too.
     """
     seed: int = setting(42, _SEED)
     result_weight: float = setting(1.0, POSITIVE)
-    """Ours: how often the quarter b′ counts in the loss, the other three counting once."""
-    show_pair: bool = setting(True, switch())
-    """Ours. False is an ablation: in the grid b takes the place of a and a′, so that only the query has the pair."""
+    """Weight of the quarter b′ in the loss, the other three having 1. Ours."""
+    show_pair: bool = setting(True, SWITCH)
+    """False for an ablation: in the grid b takes the place of a and a′, so that only the query has the pair. Ours."""
     log_every: int = setting(1, whole(1))
-    """Steps."""
+    """Steps between two entries of the log."""
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The frozen base and the frozen image encoder."""
+    """Hold which base and which image encoder, both frozen, a basis is trained on."""
 
     name_or_path: str = setting("black-forest-labs/FLUX.1-Kontext-dev", text(expected="a folder or a model's id"))
     arch: str = setting("flux_kontext", choice("flux_kontext"))
-    quantize: bool = setting(True, switch())
-    """The base in 8 bits; on CUDA only."""
-    offload: bool = setting(False, switch())
-    """Ours: the base waits in main memory, and its blocks come to the GPU one after the other."""
+    quantize: bool = setting(True, SWITCH)
+    """True to hold the base in 8 bits; on CUDA only."""
+    offload: bool = setting(False, SWITCH)
+    """True to keep the base in main memory, from where its blocks come to the GPU one after the other. Ours."""
     text_tokens: int = setting(512, whole(1))
-    """Ours: T, how many tokens a caption is padded to."""
+    """Number of tokens that a caption is padded to, T. Ours."""
     encoder: str | None = setting(None, text(expected="a folder or a model's id"))
-    """Ours: where the image encoder is; None to have the one that `external_query_model` names."""
+    """Place of the image encoder; None to have the one that `external_query_model` names. Ours."""
     guidance: float = setting(1.0, NOT_NEGATIVE)
-    """Ours: what the base's guidance embedding is told while training."""
+    """Guidance that the base's embedding of it is given while training. Ours."""
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Pictures made while training, of analogies of held-out edits where there are some."""
+    """Hold which pictures are made while training, of analogies of held-out edits where there are some."""
 
     sample_every: int = setting(500, whole())
-    """Steps; 0 for never."""
+    """Steps between two rounds of samples; 0 for never."""
     sample_steps: int = setting(20, whole(1))
     guidance_scale: float = setting(4.0, NOT_NEGATIVE)
     seed: int = setting(42, _SEED)
     count: int = setting(4, whole(1))
-    """Ours: how many analogies."""
+    """Number of analogies. Ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """All of a training. `settings_file` reads it from a YAML."""
+    """Hold all settings of a training. `read_training_config` reads them from a YAML."""
 
     name: str = required(
         text(r'[^<>:"/\\|?*\x00-\x1f\ud800-\udfff]{1,200}(?<![ .])', "a text that can be a file's name")
     )
-    """Of the basis and of its run's folder, inside `training_folder`."""
-    training_folder: Path = setting(Path("output"), folder())
+    """Name of the basis and of its run's folder, inside `training_folder`."""
+    training_folder: Path = setting(Path("output"), _FOLDER)
     device: str | None = setting(None, text(r"cpu|mps|cuda(:\d+)?", "cpu, mps, cuda or cuda:0"))
-    """None for the GPU where there is one."""
+    """Where to train; None for the GPU where there is one."""
     network: NetworkSettings = section(NetworkSettings())
     save: SaveSettings = section(SaveSettings())
     datasets: tuple[DatasetSettings, ...] = sections(DatasetSettings)

@@ -1,28 +1,28 @@
-"""Reading the training YAML, and writing it again."""
+"""The training YAML: reading it with overrides, writing it again, and its fingerprint."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
-from ...errors import LoRWebError, named
-from ...files.yaml_file import read_yaml
+from ...errors import LoRWebError, named, shown
+from ...fields import DECAY, SWITCH, read_section, sections_of, setting
+from ...files.yaml_file import parse_yaml, read_yaml
 from .config import TrainingConfig
-from .kinds import DECAY, setting, switch
-from .override import override
-from .published_keys import check_keys, refuse_unknown, some, unknown_keys
-from .sections import read_section, sections_of
+from .published_keys import check_keys, joined, refuse_unknown, unknown_keys
 
 log = logging.getLogger(__name__)
 
 
 def read_training_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """The training that a YAML describes, as published: `config: {name, process: [{network, train, …}]}`.
+    """Read the training that a YAML describes, as published: `config: {name, process: [{network, train, …}]}`.
 
     overrides: `train.lr=2e-4`, `datasets.0.folder_path=pairs`, … each in the place of what the file says. Keys that
     are known and do nothing here are said once, at INFO. Raises LoRWebError, naming the key, for one that is unknown,
@@ -33,47 +33,28 @@ def read_training_config(path: str | Path, overrides: Sequence[str] = ()) -> Tra
 
 
 def training_config(document: Any, file: str, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """The same from the YAML's content; `file` is what errors call it."""
-    given = _settings(_apart(document), file)
+    """Read a training from a YAML's content, as `read_training_config` does; `file` is what errors call it."""
+    given = _process(document, file)
     for assignment in overrides:
-        override(given, assignment)
-    _average_as_published(file, given.get("train"))
-    # All keys before any value: a misspelled key is not to be told of as a missing one.
-    ignored = check_keys(file, sections_of(file, TrainingConfig, given, ""))
+        _override(given, assignment)
+    _average_as_published(file, given)
+    # All keys before any value: a misspelled key is not to be called a missing one.
+    ignored = check_keys(file, sections_of(file, TrainingConfig, given))
     if ignored:
-        log.info("%s: these keys have no effect here: %s.", file, some(ignored, ", "))
-    return read_section(file, TrainingConfig, given, "")
+        log.info("%s: these keys have no effect here: %s.", file, joined(ignored, ", "))
+    return read_section(file, TrainingConfig, given)
 
 
-def _apart(value: Any) -> Any:
-    """Copy a document so that no two places in it, as behind a YAML's aliases, are changed by one override."""
-    if isinstance(value, dict):
-        return {key: _apart(held) for key, held in value.items()}
-    return [_apart(held) for held in value] if isinstance(value, list) else value
+def checked_config(config: TrainingConfig, what: str) -> TrainingConfig:
+    """Hold a config that was not read from a YAML against what a YAML may say; returns an equal one.
+
+    what: how errors begin. Raises LoRWebError, naming the key, for a value that cannot be trained with.
+    """
+    return training_config(training_document(config), what)
 
 
-@dataclass(frozen=True)
-class _PublishedAverage:
-    """`train.ema_config`."""
-
-    use_ema: bool = setting(False, switch())
-    ema_decay: float = setting(0.999, DECAY)
-
-
-def _average_as_published(file: str, train: Any) -> None:
-    """Turn `train`'s `ema_config` into `ema_decay`."""
-    if not isinstance(train, dict) or (published := train.pop("ema_config", None)) is None:
-        return
-    where = "train.ema_config"
-    check_keys(file, sections_of(file, _PublishedAverage, published, where))
-    average = read_section(file, _PublishedAverage, published, where)
-    if train.get("ema_decay") is not None:
-        raise LoRWebError(f"{file} has both train.ema_decay and {where}, which say the same. Leave one out.")
-    train["ema_decay"] = average.ema_decay if average.use_ema else 0
-
-
-def _settings(document: Any, file: str) -> dict[str, Any]:
-    """The one process of a document, with the name that stands beside it."""
+def _process(document: Any, file: str) -> dict[str, Any]:
+    """Find the one process of a document; returns its settings, with the name that stands beside it."""
     try:
         config = document["config"]
         (process,) = config["process"]
@@ -91,8 +72,69 @@ def _settings(document: Any, file: str) -> dict[str, Any]:
     return given
 
 
+def _override(given: dict[str, Any], assignment: str) -> None:
+    """Put `train.lr=2e-4`, or in a list `datasets.0.folder_path=pairs`, into the settings.
+
+    Lists and sections that it changes are copied: others may hold them too, by a YAML's alias. The value is YAML; an
+    empty one brings back the default. Sections that are not there are made; a list's number may be its next one.
+    Whether the key is known is for the reader of the settings. Raises LoRWebError if this is no assignment, or leads
+    into what has no keys.
+    """
+    path, equals, value = assignment.partition("=")
+    assignment = named(assignment)
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise LoRWebError(f"--set {assignment}: expected key=value, such as train.lr=2e-4.")
+    value = parse_yaml(value, f"--set {assignment}: the value")
+    held: Any = given
+    for key, following in pairwise(keys):
+        place = _place(held, key, assignment)
+        inner = held[place]
+        held[place] = ([] if following.isdecimal() else {}) if inner is None else copy.copy(inner)
+        held = held[place]
+    held[_place(held, keys[-1], assignment)] = value
+
+
+def _place(held: Any, key: str, assignment: str) -> str | int:
+    """Find where `held` has this key, which is made if need be. Raises LoRWebError where it cannot have it."""
+    if isinstance(held, dict):
+        held.setdefault(key)
+        return key
+    if isinstance(held, list) and key.isdecimal() and len(key) < 10 and int(key) <= len(held):
+        held += [None] * (int(key) == len(held))
+        return int(key)
+    if isinstance(held, list):
+        why = f"is to be in a list of {len(held)}; expected 0 to {len(held)}"
+    else:
+        why = f"cannot be set, as what it is to be in is {shown(held)}, without keys"
+    raise LoRWebError(f"--set {assignment}: {named(key)} {why}.")
+
+
+@dataclass(frozen=True)
+class _PublishedAverage:
+    """Hold `train.ema_config`."""
+
+    use_ema: bool = setting(False, SWITCH)
+    ema_decay: float = setting(0.999, DECAY)
+
+
+def _average_as_published(file: str, given: dict[str, Any]) -> None:
+    """Turn the `ema_config` of `train` into its `ema_decay`, in a copy of the section."""
+    train, where = given.get("train"), "train.ema_config"
+    if not isinstance(train, dict) or "ema_config" not in train:
+        return
+    given["train"] = train = dict(train)
+    if (published := train.pop("ema_config")) is None:
+        return
+    check_keys(file, sections_of(file, _PublishedAverage, published, where))
+    average = read_section(file, _PublishedAverage, published, where)
+    if train.get("ema_decay") is not None:
+        raise LoRWebError(f"{file} has both train.ema_decay and {where}, which say the same. Leave one out.")
+    train["ema_decay"] = average.ema_decay if average.use_ema else 0
+
+
 def training_document(config: TrainingConfig) -> dict[str, Any]:
-    """The YAML's content again, whole, with every key; reading it gives an equal config."""
+    """Turn a config into the YAML's content again, whole, with every key; reading it gives an equal config."""
     process = _plain(asdict(config))
     name = process.pop("name")
     # The rank's key is network.linear.
@@ -101,16 +143,8 @@ def training_document(config: TrainingConfig) -> dict[str, Any]:
     return {"config": {"name": name, "process": [process]}}
 
 
-def checked_config(config: TrainingConfig, what: str) -> TrainingConfig:
-    """Hold a config that was not read from a YAML against what a YAML may say; returns an equal one.
-
-    what: how errors begin. Raises LoRWebError, naming the key, for a value that cannot be trained with.
-    """
-    return training_config(training_document(config), what)
-
-
 def _plain(value: Any) -> Any:
-    """As YAML and JSON hold it."""
+    """Turn a value into what YAML and JSON hold."""
     if isinstance(value, dict):
         return {key: _plain(held) for key, held in value.items()}
     if isinstance(value, tuple):

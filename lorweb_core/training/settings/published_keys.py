@@ -1,7 +1,4 @@
-"""Keys of the published training YAML that this trainer has no setting for.
-
-By section, "" being the process itself.
-"""
+"""Keys of the published training YAML that this trainer has no setting for, and what is said of keys."""
 
 from __future__ import annotations
 
@@ -12,119 +9,81 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any
 
-from ...errors import LoRWebError, named, shown
+from ...errors import LoRWebError
+from ...fields import key_path, wrong_value
 
-Sections = Iterable[tuple[str, type, Mapping[str, Any]]]
-"""Where each is (`datasets.0`), the dataclass it becomes, what the YAML has there."""
 
-WITHOUT_EFFECT: dict[str, frozenset[str]] = {
-    "": frozenset({"type", "log_dir", "logging", "performance_log_every", "sqlite_db_path"}),
-    "save": frozenset({"hf_private", "hf_repo_id", "save_format"}),
-    "datasets": frozenset(
-        {
-            "bucket_tolerance",
-            "buckets",
-            "cache_clip_vision_to_disk",
-            "cache_latents",
-            "cache_latents_to_disk",
-            "debug",
-            "enable_relation_captions",
-            "fast_image_size",
-            "full_size_control_images",
-            "num_workers",
-            "prefetch_factor",
-        }
+def _keys(names: str) -> tuple[str, ...]:
+    return tuple(names.split())
+
+
+WITHOUT_EFFECT: dict[str, tuple[str, ...]] = {
+    "": _keys("type log_dir logging performance_log_every sqlite_db_path"),
+    "save": _keys("hf_private hf_repo_id save_format"),
+    "datasets": _keys(
+        "bucket_tolerance buckets cache_clip_vision_to_disk cache_latents cache_latents_to_disk debug "
+        "enable_relation_captions fast_image_size full_size_control_images num_workers prefetch_factor"
     ),
-    "train": frozenset(
-        {
-            "debug_save_target_images",
-            "disable_sampling",
-            "force_first_sample",
-            "sdp",
-            "skip_first_sample",
-            "train_refiner",
-            "unload_text_encoder",
-            "xformers",
-        }
+    "train": _keys(
+        "debug_save_target_images disable_sampling force_first_sample sdp skip_first_sample train_refiner "
+        "unload_text_encoder xformers"
     ),
-    "model": frozenset({"dtype", "low_vram", "quantize_te", "qtype_te", "te_dtype", "vae_dtype"}),
-    "sample": frozenset({"format", "fps", "height", "neg", "prompts", "walk_seed", "width"}),
+    "model": _keys("dtype low_vram quantize_te qtype_te te_dtype vae_dtype"),
+    "sample": _keys("format fps height neg prompts walk_seed width"),
 }
-"""What they say is accepted and does nothing here."""
+"""Keys by section, "" being the process itself, whose values are accepted and do nothing here."""
 
-ONLY: dict[str, dict[str, object]] = {
+SINGLE_VALUED: dict[str, dict[str, object]] = {
     "network": {"type": "attlora", "dropout": 0, "transformer_only": True},
     "save": {"push_to_hub": False},
     "datasets": {
-        "alpha_mask": False,
-        "augments": [],
-        "flip_x": False,
-        "flip_y": False,
-        "is_analogy": False,
-        "is_bidirectional_analogy": False,
-        "is_box_analogy": True,
-        "is_reg": False,
-        "keep_tokens": 0,
-        "loss_multiplier": 1,
-        "network_weight": 1,
-        "num_frames": 1,
-        "num_repeats": 1,
-        "random_crop": False,
-        "random_scale": False,
-        "scale": 1,
-        "shuffle_tokens": False,
-        "square_crop": False,
-        "token_dropout_rate": 0,
-        "type": "image",
+        **dict.fromkeys(_keys("alpha_mask flip_x flip_y is_analogy is_bidirectional_analogy is_reg"), False),
+        **dict.fromkeys(_keys("random_crop random_scale shuffle_tokens square_crop"), False),
+        **dict.fromkeys(_keys("loss_multiplier network_weight num_frames num_repeats scale"), 1),
+        **dict.fromkeys(_keys("keep_tokens token_dropout_rate"), 0),
+        **{"augments": [], "is_box_analogy": True, "type": "image"},
     },
     "train": {
-        "bypass_guidance_embedding": False,
-        "content_or_style": "balanced",
-        "diff_output_preservation": False,
-        "do_cfg": False,
-        "do_guidance_loss": False,
-        "do_prior_divergence": False,
-        "gradient_accumulation": 1,
-        "linear_timesteps": False,
-        "linear_timesteps2": False,
-        "loss_type": "mse",
-        "max_denoising_steps": 1000,
-        "min_denoising_steps": 0,
-        "noise_offset": 0,
-        "noise_scheduler": "flowmatch",
-        "num_train_timesteps": 1000,
-        "prompt_dropout_prob": 0,
-        "train_text_encoder": False,
-        "train_turbo": False,
-        "train_unet": True,
+        **dict.fromkeys(_keys("bypass_guidance_embedding diff_output_preservation do_cfg do_guidance_loss"), False),
+        **dict.fromkeys(_keys("do_prior_divergence linear_timesteps linear_timesteps2"), False),
+        **dict.fromkeys(_keys("train_text_encoder train_turbo"), False),
+        **dict.fromkeys(_keys("min_denoising_steps noise_offset prompt_dropout_prob"), 0),
+        **dict.fromkeys(_keys("max_denoising_steps num_train_timesteps"), 1000),
+        **{"content_or_style": "balanced", "loss_type": "mse", "noise_scheduler": "flowmatch"},
+        **{"gradient_accumulation": 1, "train_unet": True},
     },
     "train.ema_config": {"param_multiplier": 1, "use_feedback": False},
     "model": {"attn_masking": False, "is_flux": True, "qtype": "qfloat8", "split_model_over_gpus": False},
     "sample": {"is_analogy": False, "is_box_analogy": True, "network_multiplier": 1, "sampler": "flowmatch"},
 }
-"""Switches whose other values ask for a training that this one is not. They are refused, not passed over."""
+"""Switches by section whose other values ask for a training that this one is not. They are refused, not passed over."""
 
 _LISTED = 20
-"""Keys that a message names."""
+"""Largest number of keys that a message names."""
 
 
-def check_keys(file: str, sections: Sections) -> list[str]:
-    """The keys that have no effect here. Raises LoRWebError for unknown ones, all at once, and for refused values."""
-    unknown, ignored, switches = {}, [], {}
+def check_keys(file: str, sections: Iterable[tuple[str, type, Mapping[str, Any]]]) -> list[str]:
+    """Check the keys of a document's sections, as `sections_of` lists them; returns those that have no effect here.
+
+    Raises LoRWebError for unknown ones, all at once, and for refused values.
+    """
+    unknown: dict[str, list[str]] = {}
+    ignored, refused = [], []
     for where, of, held in sections:
         kind = re.sub(r"\.\d+", "", where)
-        only, idle = ONLY.get(kind, {}), WITHOUT_EFFECT.get(kind, ())
-        unknown |= unknown_keys(where, held, [*(item.name for item in fields(of)), *only, *idle])
+        single, idle = SINGLE_VALUED.get(kind, {}), WITHOUT_EFFECT.get(kind, ())
+        unknown |= unknown_keys(where, held, [*(item.name for item in fields(of)), *single, *idle])
         ignored += [key_path(where, key) for key in held if key in idle]
-        switches |= {key_path(where, key): (held[key], taken) for key, taken in only.items() if key in held}
-    refuse_unknown(file, unknown)
-    for name, (value, taken) in switches.items():
-        if value not in (None, taken):
-            taken = str(taken).lower() if isinstance(taken, bool) else taken
-            raise LoRWebError(
-                f"{file}: {name} is {shown(value)}, and this version trains with {taken} only. Set it so, or take the "
-                "key out."
+        refused += [
+            wrong_value(
+                file, key_path(where, key), held[key], f"{str(only).lower()} only. Set it so, or take the key out"
             )
+            for key, only in single.items()
+            if held.get(key) not in (None, only)
+        ]
+    refuse_unknown(file, unknown)
+    if refused:
+        raise refused[0]
     return ignored
 
 
@@ -134,28 +93,21 @@ def unknown_keys(where: str, held: Mapping[str, Any], known: list[str]) -> dict[
 
 
 def refuse_unknown(file: str, unknown: Mapping[str, list[str]]) -> None:
-    """Raise LoRWebError if there are any, `unknown_keys` having found them."""
+    """Raise LoRWebError if `unknown_keys` has found any, naming for each the nearest known one."""
     if unknown:
         # Looking for the nearest takes its time: of thousands of keys it is of use for the first.
-        first = dict(islice(unknown.items(), _LISTED))
-        nearest = {
-            key: get_close_matches(key.rpartition(".")[2], known, n=1, cutoff=0)[0] for key, known in first.items()
-        }
-        listed = [f"{key} (nearest: {near})" for key, near in nearest.items()]
+        listed = [
+            f"{key} (nearest: {get_close_matches(key.rpartition('.')[2], known, n=1, cutoff=0)[0]})"
+            for key, known in islice(unknown.items(), _LISTED)
+        ]
         raise LoRWebError(
             f"{file} has keys that this version does not know, each here with the nearest that it does: "
-            f"{some([*listed, *list(unknown)[_LISTED:]], '; ')}. Correct them, or take them out."
+            f"{joined([*listed, *list(unknown)[_LISTED:]], '; ')}. Correct them, or take them out."
         )
 
 
-def some(words: Sequence[str], between: str) -> str:
+def joined(words: Sequence[str], between: str) -> str:
     """Join words for a message, of many the first, with the number of the others."""
     if len(words) <= _LISTED:
         return between.join(words)
     return f"{between.join(words[:_LISTED])}{between}and {len(words) - _LISTED:,} more"
-
-
-def key_path(where: str, key: Any) -> str:
-    """Name a key as `--set` takes it: `train.lr`, `datasets.0.folder_path`."""
-    key = named(key) if isinstance(key, str) else shown(key)
-    return f"{where}.{key}" if where else key
