@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from ..errors import LoRWebError, named, shown
+from ..layout import ORIGIN, Place
 from ..routing import Tokens
 from ..runtime import LayerSlice
 from ..training.data.batch import Batch, Text
@@ -68,8 +69,16 @@ class FluxBase:
             if checkpointing:
                 self.model.disable_gradient_checkpointing()
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
-        return flux_velocity(self.model, x, t, reference, text, self.guidance, merge_text=not every_token)
+    def velocity(
+        self,
+        x: Tensor,
+        t: Tensor,
+        reference: Tensor,
+        text: Text,
+        place: Place = ORIGIN,
+        every_token: bool = True,
+    ) -> Tensor:
+        return flux_velocity(self.model, x, t, reference, text, self.guidance, place, merge_text=not every_token)
 
     def tokens(self, batch: Batch) -> Tokens:
         return Tokens(batch.text.tokens.shape[1], batch.reference.shape[-2] * batch.reference.shape[-1] // 4)
