@@ -91,7 +91,7 @@ class Encoding:
             a, a_prime, b, b_prime = images or [load_picture(picture) for picture in analogy.pictures]
             grids = torch.stack(analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair))
             made = dict(zip(("target", "reference"), self.encoders.encode_image(grids).half(), strict=True))
-            if self.mode is not None:
+            if self.encoder is not None and self.mode is not None:
                 made["query"] = encode_queries(self.encoder, [Triplet([(a, a_prime)], b)], self.mode)[0]
             return _finite(made, analogy.name)
 
