@@ -108,10 +108,11 @@ def _routing_document(config: BasisConfig, layer: BasisLayer) -> dict[str, Any]:
     loras_num, keys_dim = layer.keys.shape
     told = asdict(replace(config, loras_num=loras_num, lora_keys_dim=keys_dim))
     del told["linear"]
+    train = {"train": {"sampled": told.pop("sampled")}} if config.sampled != BasisConfig.sampled else {}
     kwargs = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items()}
     network = {
         "linear": rank,
         "linear_alpha": layer.scale * rank,
         "network_kwargs": {key: value for key, value in kwargs.items() if value is not None},
     }
-    return {"config": {"process": [{"network": network}]}}
+    return {"config": {"process": [{"network": network, **train}]}}

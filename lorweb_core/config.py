@@ -13,6 +13,7 @@ from .errors import LoRWebError, named
 from .fields import SWITCH, choice, integer, key_path, read_values, setting, several, wrong_value
 from .files.tensor_files import INDEX_SUFFIX, is_index
 from .files.yaml_file import read_yaml
+from .layout import SAMPLED
 from .query import QUERY_MODES
 from .routing import POOLINGS, TOKEN_MODES
 
@@ -65,6 +66,8 @@ class BasisConfig:
     This key is ours. Tools that do not know it take one softmax over all N, which for one head and one query gives each
     part's coefficients times a factor that the part has in common.
     """
+    sampled: str = setting("grid", choice(*SAMPLED))
+    """What was sampled in training, one of SAMPLED: the YAML's `train.sampled`, a key that is ours."""
 
     @property
     def sizes(self) -> Sizes:
@@ -88,7 +91,7 @@ def find_config(checkpoint: Path) -> Path | None:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Read what `config.process[0].network` of a training YAML gives of BasisConfig's fields.
+    """Read what `config.process[0]` of a training YAML gives of BasisConfig's fields.
 
     Raises LoRWebError if the file is no such YAML, or asks for something this version cannot route.
     """
@@ -96,8 +99,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     file = named(path)
     document = read_yaml(path, f"{file} is not a LoRWeB training config: it")
     try:
-        network = document["config"]["process"][0]["network"]
+        process = document["config"]["process"][0]
+        network, train = process["network"], process.get("train") or {}
         given = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
+        given["sampled"] = train.get("sampled")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise LoRWebError(
             f"{file} is not a LoRWeB training config: expected a YAML with config.process[0].network in it, "

@@ -47,15 +47,16 @@ def area_size(shape: Size, megapixels: float) -> Size:
     return Size(_multiple(round((area / aspect) ** 0.5)), _multiple(round((area * aspect) ** 0.5)))
 
 
-def grid_sizes(a: Size, megapixels: float = 1.0, pairs: int = 1) -> tuple[Size, Size]:
+def grid_sizes(a: Size, megapixels: float = 1.0, pairs: int = 1, whole_cells: bool = False) -> tuple[Size, Size]:
     """Compute the sizes of the sampled grid and of the reference grid for an `a` of this size.
 
     The sampled grid has about `megapixels` · 1024² pixels and cells of a's shape. With one pair, as published, the
-    reference grid is the Kontext size of the nearest shape, scaled by the same factor. Sides are multiples of 16.
+    reference grid is the Kontext size of the nearest shape, scaled by the same factor. Sides are multiples of 16, and
+    with whole_cells those of the cells too, as always with several pairs.
     """
-    if pairs > 1:
-        # Nothing was trained on taller grids. Equal sizes with cells of whole tokens put each token of b exactly
-        # where the token is that it becomes; a Kontext size would shift them, by more with every row.
+    if whole_cells or pairs > 1:
+        # Nothing was trained on taller grids, nor on a cell alone. Equal sizes with cells of whole tokens put each
+        # token of b exactly where the token is that it becomes; a Kontext size would shift them, more with every row.
         rows = pairs + 1
         cell = area_size(a, megapixels / (2 * rows))
         grid = Size(rows * cell.height, 2 * cell.width)
@@ -92,10 +93,7 @@ def cut_result(grid: Tensor, b: Size | None = None, fit: str = "stretch", pairs:
     """Cut b', the bottom-right cell, out of decoded grids (n, H, W, 3) of so many pairs.
 
     b: the size to bring it to, with the fit undone; None leaves it as it is.
-
-    A crop cannot be undone: what was cut off is not in the grid. The part that is comes back at b's scale.
     """
-    _check_fit(fit)
     check_pairs(pairs)
     height, width = grid.shape[1] // (pairs + 1), grid.shape[2] // 2
     if not (height and width):
@@ -103,10 +101,18 @@ def cut_result(grid: Tensor, b: Size | None = None, fit: str = "stretch", pairs:
             f"The picture is {grid.shape[2]}×{grid.shape[1]} pixels, too small for a grid of {pairs} pair(s) and b. "
             "Give the decoded grid, and as many pairs as it shows."
         )
-    last = grid[:, pairs * height :, width:]
+    return undo_fit(grid[:, pairs * height :, width:], b, fit)
+
+
+def undo_fit(last: Tensor, b: Size | None = None, fit: str = "stretch") -> Tensor:
+    """Bring b', (n, h, w, 3), from its cell to b's size, with the fit undone; None leaves it as it is.
+
+    A crop cannot be undone: what was cut off is not in the cell. The part that is comes back at b's scale.
+    """
+    _check_fit(fit)
     if b is None:
         return last
-    cell = Size(height, width)
+    cell = Size(*last.shape[1:3])
     if fit == "pad":
         top, left, inner = _inside(b, cell)
         last = last[:, top : top + inner.height, left : left + inner.width]

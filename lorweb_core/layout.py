@@ -2,20 +2,44 @@
 
 `grid` is the published one. `sequence` shows each image as a reference of its own, at the size of what is sampled:
 the answer is the whole picture and not a cell of it. A new layout is an entry in LAYOUTS.
+
+Of a grid, published is to sample all of it. b' alone can be sampled too, at the place that it has in the grid: the
+other cells are known, and the model is shown them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import LoRWebError, shown
-from .grid import Size, area_size, check_pairs, cut_result, fitted, grid_sizes, reference_grid, resize
+from .grid import (
+    MULTIPLE,
+    Size,
+    area_size,
+    check_pairs,
+    cut_result,
+    fitted,
+    grid_sizes,
+    reference_grid,
+    resize,
+    undo_fit,
+)
 from .triplet import Triplet
+
+SAMPLED = ("grid", "result")
+"""What is sampled: all of the layout, as published, or b' alone."""
+
+
+class Place(NamedTuple):
+    """Say where the first token of what is sampled is, in tokens of 16 pixels a side."""
+
+    row: int
+    column: int
 
 
 class Shown(NamedTuple):
@@ -25,45 +49,70 @@ class Shown(NamedTuple):
     """References, (H, W, 3) in 0–1, the one at frame index 1 first."""
     overview: Tensor
     """All references in one picture, (H, W, 3), to look at."""
+    place: Place = Place(0, 0)
+    """Place of what is sampled among the references' positions."""
+
+
+class Show(Protocol):
+    def __call__(self, triplet: Triplet, megapixels: float, fit: str, sampled: str = "grid") -> Shown:
+        """Lay a triplet out for the model. megapixels: of all that the layout holds, whatever of it is sampled."""
+
+
+class Result(Protocol):
+    def __call__(self, images: Tensor, b: Size | None, fit: str, pairs: int, sampled: str = "grid") -> Tensor:
+        """Get b', (n, h, w, 3), of b's size if there is one, out of decoded pictures (n, H, W, 3) of so many pairs."""
 
 
 class Layout(NamedTuple):
-    show: Callable[[Triplet, float, str], Shown]
-    """Triplet, megapixels of the sampled picture, fit → what the model gets."""
-    result: Callable[[Tensor, Size | None, str, int], Tensor]
-    """Decoded pictures (n, H, W, 3), b's size or None, fit, number of pairs → b', (n, h, w, 3)."""
+    show: Show
+    result: Result
     example_shares: Callable[[int], list[float]]
     """Number of pairs → how much of each reference, from its top, shows the pairs; the rest shows b."""
     indexed: bool
     """Whether the references are told apart by their frame indices, which further references would shift."""
 
 
-def _show_grid(triplet: Triplet, megapixels: float, fit: str) -> Shown:
-    a, _ = triplet.pairs[0]
-    sampled, reference = grid_sizes(Size(*a.shape[:2]), megapixels, len(triplet.pairs))
-    grid = reference_grid(triplet.pairs, triplet.b, sampled, reference, fit)
-    return Shown(sampled, [grid], grid)
+def _show_grid(triplet: Triplet, megapixels: float, fit: str, sampled: str = "grid") -> Shown:
+    check_sampled(sampled)
+    (a, _), pairs = triplet.pairs[0], len(triplet.pairs)
+    alone = sampled == "result"
+    whole, reference = grid_sizes(Size(*a.shape[:2]), megapixels, pairs, whole_cells=alone)
+    grid = reference_grid(triplet.pairs, triplet.b, whole, reference, fit)
+    if not alone:
+        return Shown(whole, [grid], grid)
+    cell = Size(whole.height // (pairs + 1), whole.width // 2)
+    return Shown(cell, [grid], grid, Place(pairs * cell.height // MULTIPLE, cell.width // MULTIPLE))
 
 
-def _show_sequence(triplet: Triplet, megapixels: float, fit: str) -> Shown:
-    """Show b, a', a: frame indices 1, 2, 3; each further pair goes on from there. Each a' has its a's shape."""
-    sampled = area_size(Size(*triplet.b.shape[:2]), megapixels)
-    references = [resize(triplet.b[None], sampled)[0]]
+def _grid_result(images: Tensor, b: Size | None, fit: str, pairs: int, sampled: str = "grid") -> Tensor:
+    check_sampled(sampled)
+    return undo_fit(images, b, fit) if sampled == "result" else cut_result(images, b, fit, pairs)
+
+
+def _show_sequence(triplet: Triplet, megapixels: float, fit: str, sampled: str = "grid") -> Shown:
+    """Show b, a', a: frame indices 1, 2, 3; each further pair goes on from there. Each a' has its a's shape.
+
+    What is sampled is b' alone in any case.
+    """
+    check_sampled(sampled)
+    size = area_size(Size(*triplet.b.shape[:2]), megapixels)
+    references = [resize(triplet.b[None], size)[0]]
     for a, a_prime in triplet.pairs:
         shape = Size(*a.shape[:2])
-        size = area_size(shape, megapixels)
-        references += [fitted(a_prime, size, shape, fit), resize(a[None], size)[0]]
+        each = area_size(shape, megapixels)
+        references += [fitted(a_prime, each, shape, fit), resize(a[None], each)[0]]
     height = min(r.shape[0] for r in references)
     overview = [resize(r[None], Size(height, max(1, round(r.shape[1] * height / r.shape[0]))))[0] for r in references]
-    return Shown(sampled, references, torch.cat(overview[::-1], 1))
+    return Shown(size, references, torch.cat(overview[::-1], 1))
 
 
-def _sequence_result(images: Tensor, b: Size | None, fit: str, pairs: int) -> Tensor:
+def _sequence_result(images: Tensor, b: Size | None, fit: str, pairs: int, sampled: str = "grid") -> Tensor:
+    check_sampled(sampled)
     return images if b is None else resize(images, b)
 
 
 LAYOUTS = {
-    "grid": Layout(_show_grid, cut_result, lambda pairs: [pairs / (pairs + 1)], indexed=False),
+    "grid": Layout(_show_grid, _grid_result, lambda pairs: [pairs / (pairs + 1)], indexed=False),
     "sequence": Layout(_show_sequence, _sequence_result, lambda pairs: [0.0] + [1.0] * (2 * pairs), indexed=True),
 }
 
@@ -72,6 +121,12 @@ def find_layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise LoRWebError(f"layout is {shown(name)}; expected one of: {', '.join(LAYOUTS)}.")
     return LAYOUTS[name]
+
+
+def check_sampled(sampled: str) -> None:
+    """Raise LoRWebError if this is none of SAMPLED."""
+    if sampled not in SAMPLED:
+        raise LoRWebError(f"sampled is {shown(sampled)}; expected one of: {', '.join(SAMPLED)}.")
 
 
 def check_weights(example_weight: float, b_weight: float) -> None:

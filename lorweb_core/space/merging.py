@@ -16,6 +16,7 @@ from torch import Tensor
 from ..basis import LoRABasis, Progress
 from ..basis_file import write_basis
 from ..checkpoint import BasisLayer
+from ..config import BasisConfig
 from ..errors import LoRWebError, named
 
 _ROUTING = (
@@ -40,11 +41,12 @@ def merge_bases(one: LoRABasis, other: LoRABasis, path: Path, progress: Progress
     _check_alike(one, other)
     one.check_values()
     other.check_values()
+    sampled = one.config.sampled if one.config.sampled == other.config.sampled else BasisConfig.sampled
     return write_basis(
         path,
         {name: (layer, other.layers[name]) for name, layer in one.layers.items()},
         partial(merged_layer, heads=one.config.lora_heads),
-        replace(one.config, lora_parts=_parts(one) + _parts(other)),
+        replace(one.config, lora_parts=_parts(one) + _parts(other), sampled=sampled),
         {"merged_from": json.dumps([one.name, other.name])},
         progress,
     )

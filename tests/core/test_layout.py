@@ -35,6 +35,38 @@ def test_the_layout_grid_is_the_grid(pairs):
 
 
 @settings(max_examples=40)
+@given(a=shapes, b=shapes, fit=st.sampled_from(["stretch", "pad", "crop"]), pairs=st.integers(1, 3))
+def test_b_prime_alone_is_sampled_where_b_stands_in_the_grid_shown(a, b, fit, pairs):
+    shown = LAYOUTS["grid"].show(triplet(pairs, a, a, b), 0.1, fit, "result")
+    (grid,) = shown.references
+    height, width = shown.sampled
+    assert grid.shape == ((pairs + 1) * height, 2 * width, 3)
+    assert height % 16 == width % 16 == 0
+    assert (16 * shown.place.row, 16 * shown.place.column) == (pairs * height, width)
+    below = grid[pairs * height :]
+    torch.testing.assert_close(below[:, :width], below[:, width:])
+    # What comes out of the cell is what comes out of a grid that has it in its place.
+    made = torch.rand(1, height, width, 3)
+    whole = torch.cat([grid[None, : pairs * height], torch.cat([below[None, :, :width], made], 2)], 1)
+    for size in (None, Size(*b)):
+        alone = LAYOUTS["grid"].result(made, size, fit, pairs, "result")
+        assert torch.equal(alone, cut_result(whole, size, fit, pairs))
+
+
+def test_of_a_sequence_b_prime_is_all_there_is():
+    whole, alone = (LAYOUTS["sequence"].show(triplet(), 0.1, "pad", sampled) for sampled in ("grid", "result"))
+    assert (alone.sampled, alone.place) == (whole.sampled, (0, 0))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_something_else_to_sample_is_refused(layout):
+    with pytest.raises(LoRWebError, match="sampled is 'b'; expected one of: grid, result"):
+        LAYOUTS[layout].show(triplet(), 0.1, "pad", "b")
+    with pytest.raises(LoRWebError, match="sampled is 'b'"):
+        LAYOUTS[layout].result(torch.rand(1, 32, 32, 3), None, "pad", 1, "b")
+
+
+@settings(max_examples=40)
 @given(a=shapes, a_prime=shapes, b=shapes, fit=st.sampled_from(["stretch", "pad", "crop"]), pairs=st.integers(1, 3))
 def test_a_sequence_is_b_at_the_sampled_size_then_the_pairs_in_as_shape(a, a_prime, b, fit, pairs):
     shown = LAYOUTS["sequence"].show(triplet(pairs, a, a_prime, b), 0.05, fit)

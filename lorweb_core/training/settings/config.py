@@ -29,6 +29,7 @@ from ...fields import (
     whole,
     wrong_value,
 )
+from ...layout import SAMPLED
 
 _FOLDER = text(r"[^\0]+", "a folder's path").then(lambda path: Path(os.fsdecode(os.fsencode(path))))
 """Path, a relative one from the working directory, as published; half a character cannot be encoded."""
@@ -53,6 +54,7 @@ _ROUTING = BasisConfig(loras_num=32, lora_keys_dim=128)
 """Routing of the released basis, with its N and D; the rank is `network.linear`."""
 _NOT_OF_A_TRAINING = {
     "linear": "nothing here, as the rank is network.linear",
+    "sampled": "nothing here, as it is train.sampled",
     "lora_parts": "nothing here, as only a merged basis has parts",
 }
 
@@ -164,6 +166,8 @@ class TrainSettings:
     """Weight of the quarter b′ in the loss, the other three having 1. Ours."""
     show_pair: bool = setting(True, SWITCH)
     """False for an ablation: in the grid b takes the place of a and a′, so that only the query has the pair. Ours."""
+    sampled: str = setting("grid", choice(*SAMPLED))
+    """What is denoised, one of SAMPLED: the whole grid, as published, or b′ alone, at its place in the grid. Ours."""
     log_every: int = setting(1, whole(1))
     """Steps between two entries of the log."""
 

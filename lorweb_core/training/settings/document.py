@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import LoRWebError, named, shown
 from ...fields import DECAY, SWITCH, read_section, sections_of, setting
 from ...files.yaml_file import parse_yaml, read_yaml
-from .config import TrainingConfig
+from .config import TrainingConfig, TrainSettings
 from .published_keys import check_keys, joined, refuse_unknown, unknown_keys
 
 log = logging.getLogger(__name__)
@@ -137,8 +137,9 @@ def training_document(config: TrainingConfig) -> dict[str, Any]:
     """Turn a config into the YAML's content again, whole, with every key; reading it gives an equal config."""
     process = _plain(asdict(config))
     name = process.pop("name")
-    # The rank's key is network.linear.
-    del process["network"]["network_kwargs"]["linear"]
+    # Their keys are network.linear and train.sampled.
+    for key in ("linear", "sampled"):
+        del process["network"]["network_kwargs"][key]
     process["network"] = {"type": "attlora", **process["network"]}
     return {"config": {"name": name, "process": [process]}}
 
@@ -163,6 +164,8 @@ def config_fingerprint(config: TrainingConfig, identity: str | None = None) -> s
     for key in ("training_folder", "device", "save", "sample"):
         del document[key]
     del document["train"]["log_every"]
+    if document["train"]["sampled"] == TrainSettings.sampled:
+        del document["train"]["sampled"]  # runs that began before there was the key go on
     if identity is not None:
         document["model"]["name_or_path"] = identity
     if config.train.lr_scheduler == "constant":
