@@ -247,7 +247,7 @@ def find_device(name: str | None) -> torch.device:
         return values.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise LoRWebError(
-            f"The device {shown(name)} is not to be had here ({_reason(error)}). Try cuda, mps or cpu."
+            f"The device {shown(name)} cannot be used here ({_reason(error)}). Try cuda, mps or cpu."
         ) from error
 
 
