@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ..layout import ORIGIN, Place
 from ..routing import Tokens
 from ..runtime import LayerSlice
 from ..training.data.batch import Batch, Text
+from ..training.trainable_basis import Linears
 from .velocity import flux_velocity
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class FluxBase:
         self.device = transformer.device
         self.dtype = transformer.dtype
         chosen = chosen_layers(transformer, layers)
-        self.linears = {name.removeprefix(PREFIX): [LayerSlice(name, 0)] for name in chosen}
-        self.shapes = {name: (linear.in_features, linear.out_features) for name, linear in chosen.items()}
+        self.linears: Linears = {name.removeprefix(PREFIX): [LayerSlice(name, 0)] for name in chosen}
+        self.shapes: Mapping[str, tuple[int, int]] = {
+            name: (linear.in_features, linear.out_features) for name, linear in chosen.items()
+        }
 
     @contextmanager
     def guided(self, guidance: float) -> Iterator[None]:

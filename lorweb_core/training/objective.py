@@ -63,6 +63,8 @@ class Base(Protocol):
 class Objective(nn.Module):
     """Hold the basis's parameters and no others, so that these are what processes share."""
 
+    base: Base
+
     def __init__(self, basis: TrainableBasis, base: Base, settings: TrainSettings):
         super().__init__()
         self.basis = basis

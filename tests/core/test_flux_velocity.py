@@ -171,7 +171,7 @@ def test_gradients_reach_every_layer_of_the_blocks_and_no_weight_of_the_model():
     run = train(a_flux())
     weights = {name: value.clone() for name, value in run.base.model.state_dict().items()}
     run.step()
-    assert len(run.basis.names) == 14 + 6
+    assert len(run.basis.layers) == 14 + 6
     assert all(torch.equal(weights[name], value) for name, value in run.base.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.base.model.parameters())
 

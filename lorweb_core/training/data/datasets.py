@@ -43,7 +43,7 @@ class OneOf:
 
     def draw(self, step: int) -> Batch:
         sizes = torch.tensor([float(len(source.analogies)) for source in self.sources])
-        chosen = torch.multinomial(sizes, 1, generator=generator(self.seed, 3, step)).item()
+        chosen = int(torch.multinomial(sizes, 1, generator=generator(self.seed, 3, step)))
         return self.sources[chosen].draw(step)
 
 

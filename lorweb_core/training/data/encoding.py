@@ -102,7 +102,7 @@ class Encoding:
             grids = analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair, self.sampled)
             encoded = [self.encoders.encode_image(grid[None])[0].half() for grid in grids]
             made = dict(zip(("target", "reference"), encoded, strict=True))
-            if self.mode is not None:
+            if self.encoder is not None and self.mode is not None:
                 made["query"] = encode_queries(self.encoder, [Triplet([(a, a_prime)], b)], self.mode)[0]
             return _finite(made, analogy.name)
 

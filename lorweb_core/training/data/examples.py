@@ -74,8 +74,8 @@ class Examples:
         left, if values are not finite, or if the disk has no room; what was encoded until then is kept.
         """
         analogies = [analogy for analogy in dict.fromkeys(self.analogies) if not self._encoding.holds(analogy)]
-        captions = {analogy.caption for analogy in self.analogies} | ({""} if self.caption_dropout else set())
-        captions = sorted(caption for caption in captions if not self._encoding.holds(caption))
+        wanted = {analogy.caption for analogy in self.analogies} | ({""} if self.caption_dropout else set())
+        captions = sorted(caption for caption in wanted if not self._encoding.holds(caption))
         tell = progress or (lambda done, total: None)
         total = len(analogies) + len(captions)
         unreadable: dict[Path, str] = {}
