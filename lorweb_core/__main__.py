@@ -133,7 +133,7 @@ def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--sampled",
         choices=SAMPLED,
-        help="the whole grid, or its b' alone in about half the time (default: what the basis was trained with)",
+        help="the whole grid, or b' alone, a quarter of its tokens (default: what the basis was trained with)",
     )
     add(
         "--references-every",

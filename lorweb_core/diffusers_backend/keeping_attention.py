@@ -16,7 +16,7 @@ ChangeKeys = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class KeepingAttention:
-    """Compute what diffusers' FluxAttnProcessor does, but with keys and values that `change` returns."""
+    """Compute what FluxAttnProcessor of diffusers 0.42 does, but with keys and values that `change` returns."""
 
     def __init__(self, name: str, change: ChangeKeys):
         self._name = name
@@ -36,7 +36,7 @@ class KeepingAttention:
 
         def project(
             tokens: Tensor, linears: tuple[nn.Module, ...], norm_q: nn.Module, norm_k: nn.Module
-        ) -> tuple[Tensor, Tensor, Tensor]:
+        ) -> tuple[Tensor, ...]:
             q, k, v = (linear(tokens).unflatten(-1, (attn.heads, -1)) for linear in linears)
             return norm_q(q), norm_k(k), v
 
