@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import LoRWebError, named, shown
 from ..kept_references import Refresh
+from ..layout import Place
 from ..routing import Tokens
 from ..runtime import LayerSlice
 from ..training.data.batch import Batch, Text
@@ -66,7 +67,7 @@ class FluxBase:
         noise: number of tokens that are denoised.
         """
         # Where they are, `velocity` says by itself.
-        with analogy_passes(self.model, noise, ORIGIN, refresh, steps) as passes:
+        with analogy_passes(self.model, noise, Place(0, 0), refresh, steps) as passes:
             yield passes.next_step
 
     @contextmanager

@@ -26,9 +26,8 @@ from ..mixture import Mixture
 from ..query import encode_query
 from ..routing import Tokens
 from ..runtime import LayerSlice, PackedBasis, RuntimeMixture
-from ..training.flow_matching import schedule_tokens
 from ..triplet import Triplet, rgb_image
-from .sampling import analogy_passes, scheduler_for
+from .sampling import analogy_passes, schedule_tokens, scheduler_for
 
 if TYPE_CHECKING:
     from diffusers import FluxKontextPipeline, FluxTransformer2DModel

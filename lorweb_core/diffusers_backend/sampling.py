@@ -101,6 +101,14 @@ def analogy_passes(
         yield passes
 
 
+def schedule_tokens(sampled: str, noise: int) -> int:
+    """Count the tokens by which noise levels shift: the whole grid's, as published, whatever of it is sampled.
+
+    sampled: one of SAMPLED. noise: the tokens of it, of a grid of one pair.
+    """
+    return 4 * noise if sampled == "result" else noise
+
+
 def scheduler_for(
     scheduler: FlowMatchEulerDiscreteScheduler, tokens: int, noise: int
 ) -> FlowMatchEulerDiscreteScheduler:

@@ -56,14 +56,6 @@ def shifted(t: Tensor, tokens: int) -> Tensor:
     return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
 
 
-def schedule_tokens(sampled: str, noise: int) -> int:
-    """Choose for how many tokens the timesteps of a run are shifted.
-
-    sampled: one of SAMPLED. noise: the tokens of it, of b' alone a quarter of the whole grid's.
-    """
-    return 4 * noise if sampled == "result" else noise
-
-
 def noised(target: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     t = t.view(-1, *[1] * (target.ndim - 1))
     return (1 - t) * target + t * noise
