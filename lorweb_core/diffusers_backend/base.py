@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from ..errors import LoRWebError, named, shown
+from ..kept_references import Refresh
 from ..layout import ORIGIN, Place
 from ..routing import Tokens
 from ..runtime import LayerSlice
 from ..training.data.batch import Batch, Text
 from ..training.trainable_basis import Linears
+from .sampling import analogy_passes
 from .velocity import flux_velocity
 
 if TYPE_CHECKING:
@@ -60,6 +62,16 @@ class FluxBase:
             yield
         finally:
             self.guidance = before
+
+    @contextmanager
+    def keeping(self, refresh: Refresh, noise: int, steps: int) -> Iterator[Callable[[], None]]:
+        """Compute the references of one run in the steps that `refresh` says; yields what to call after each step.
+
+        noise: number of tokens that are denoised.
+        """
+        # Where they are, `velocity` says by itself.
+        with analogy_passes(self.model, noise, Place(0, 0), refresh, steps) as passes:
+            yield passes.next_step
 
     @contextmanager
     def training(self, checkpointing: bool) -> Iterator[None]:
