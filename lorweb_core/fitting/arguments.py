@@ -71,8 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _number(add, "seed", "of noises and views")
     _number(add, "pull", "how much the start pulls the mixture back")
     _number(add, "views", "views of each pair, the changed ones among them")
-    for kind in ("crops", "shifts", "flips"):
-        add(f"--no-{kind}", action="store_true", help=f"no {kind}, for edits that depend on where something is")
+    for kind, done in {"crops": "cut out", "shifts": "shifted", "flips": "mirrored"}.items():
+        default = getattr(_DEFAULTS, kind)
+        said = f"views may be {done}; not for edits that depend on it (default: {'on' if default else 'off'})"
+        add(f"--{kind}", action=argparse.BooleanOptionalAction, default=default, help=said)
     _number(add, "megapixels", "size of the grid in 1024×1024 pixels")
     add("--prompt", type=a_text, default=_DEFAULTS.prompt, help="what the base is told beside (default: nothing)")
     add("--text-tokens", type=int, default=512, help="length of the prompt's encoding (default: %(default)s)")
@@ -98,7 +100,6 @@ def read_arguments(given: argparse.Namespace) -> FitRequest:
         if Path(path).resolve() == out.resolve():
             raise LoRWebError(f"--out {shown(out)} would overwrite {option}. Choose another name.")
     chosen: dict[str, Any] = {field.name: getattr(given, field.name, field.default) for field in fields(FitSettings)}
-    chosen |= {kind: not getattr(given, f"no_{kind}") for kind in ("crops", "shifts", "flips")}
     settings = FitSettings(**chosen)
     settings.check()
     pairs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from ..errors import LoRWebError, named
 from ..mixture import Mixture
 from ..pictures.thumbnails import make_thumbnails
 from ..space.fingerprint import fingerprint
+from ..training.data.batch import Batch
 from ..training.data.encoding import Encoders
 from ..training.flow_matching import draw_timesteps
 from ..training.objective import Base, denoising_loss, grid_tokens, to
@@ -161,7 +163,7 @@ class Fit:
         self.since = 0
         """Comparisons since the best point was found."""
         self._optimizer = torch.optim.Adam(self.point.parameters(), lr=settings.rate)
-        if not torch.isfinite(torch.tensor(self.lowest)):
+        if not math.isfinite(self.lowest):
             raise LoRWebError(
                 "The loss of the start is not a finite number. Look at the pair and the mixture, or load the model in "
                 "bf16 or fp32."
@@ -173,7 +175,7 @@ class Fit:
         self._optimizer.zero_grad()
         loss = self._gradients()
         gradients = [p.grad for p in self.point.parameters() if p.grad is not None]
-        if not all(g.isfinite().all() for g in gradients) or loss != loss:
+        if not all(g.isfinite().all() for g in gradients) or not math.isfinite(loss):
             raise NotFinite(f"The loss of step {self.done + 1} or its gradient is not a finite number.")
         self._optimizer.step()
         self.done += 1
@@ -188,15 +190,17 @@ class Fit:
 
     def _gradients(self) -> float:
         drawn, random = draw(self.examples.fitted, self.settings, self.done)
+        whole = joined(drawn)
+        times = draw_timesteps("sigmoid", len(drawn), grid_tokens(whole), random)
+        noises = torch.randn(whole.target.shape, generator=random)
         total = 0.0
         table = self.point()
         leaf = table.detach().to(self.base.device).requires_grad_()
         for first in range(0, len(drawn), self.settings.together):
-            batch = joined(drawn[first : first + self.settings.together])
-            t = draw_timesteps("sigmoid", len(batch.target), grid_tokens(batch), random)
-            noise = torch.randn(batch.target.shape, generator=random)
+            part = slice(first, first + self.settings.together)
+            batch, t = to(joined(drawn[part]), self.base), times[part]
             self.attached.mix(leaf)
-            loss = denoising_loss(self.base, to(batch, self.base), t, noise, torch.ones_like(t)).sum() / len(drawn)
+            loss = denoising_loss(self.base, batch, t, noises[part], torch.ones_like(t)).sum() / len(drawn)
             loss.backward()
             total += loss.item()
         pull = self.settings.pull * (table - self.start).square().mean()
@@ -215,15 +219,19 @@ class Fit:
     def judge(self) -> float:
         """Measure the loss on what is kept apart, whose noises are always the same."""
         self.attached.mix(self.point().to(self.base.device))
-        losses = []
-        for number in range(APART):
-            batch = self.examples.judged[number % len(self.examples.judged)]
+        total = 0.0
+        for first in range(0, APART, self.settings.together):
+            numbers = range(first, min(APART, first + self.settings.together))
+            batch = joined([self.examples.judged[number % len(self.examples.judged)] for number in numbers])
             # The middles of eight equal parts of the levels' distribution, `sigmoid`.
-            level = NormalDist().inv_cdf((number + 0.5) / APART)
-            t = torch.tensor([level]).sigmoid()
-            noise = torch.randn(batch.target.shape, generator=generator(self.settings.seed, _APART, number))
-            losses.append(denoising_loss(self.base, to(batch, self.base), t, noise, torch.ones_like(t)).item())
-        return sum(losses) / len(losses)
+            t = torch.tensor([NormalDist().inv_cdf((number + 0.5) / APART) for number in numbers]).sigmoid()
+            noise = torch.cat([self._apart(number, batch) for number in numbers])
+            total += denoising_loss(self.base, to(batch, self.base), t, noise, torch.ones_like(t)).sum().item()
+        return total / APART
+
+    def _apart(self, number: int, like: Batch) -> Tensor:
+        random = generator(self.settings.seed, _APART, number)
+        return torch.randn((1, *like.target.shape[1:]), generator=random)
 
 
 class NotFinite(LoRWebError):

@@ -45,16 +45,16 @@ class FitSettings:
     """Adam's learning rate."""
     seed: int = 50
     """Of noises, views and their order."""
-    pull: float = 0.0
+    pull: float = 10.0
     """Weight of the mean squared distance of the coefficients from the start, beside the loss."""
     views: int = 4
     """Views of each pair that are encoded: as it is, and changed by the following in turn; 1 with none of them."""
-    crops: bool = True
-    """Whether views may be cut out; not for edits that depend on where something is."""
-    shifts: bool = True
-    """Whether views may be shifted, likewise."""
+    crops: bool = False
+    """Whether views may be cut out; not for edits that depend on where something is, or on its size."""
+    shifts: bool = False
+    """Whether views may be shifted; not for edits that depend on where something is."""
     flips: bool = True
-    """Whether views may be mirrored, likewise, nor for edits of left and right."""
+    """Whether views may be mirrored; not for edits of left and right, or of writing."""
     megapixels: float = 1.0
     """Size of the grid whose last cell is sampled, in 1024² pixels."""
     prompt: str = ""
