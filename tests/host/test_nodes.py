@@ -71,7 +71,7 @@ SOCKETS = {
     "LoRWeBMixedLoRAApply": ("Mixed LoRA Apply", ["model", "mixture", "strength", "method"], ["MODEL"]),
     "LoRWeBExtendedAttention": (
         "Kontext Extended-Attention Conditioning",
-        ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative", "layout", "demonstrations"] + SPEED,
+        ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative", "layout", "demonstrations", *SPEED],
         ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE"],
     ),
     "LoRWeBAnalogyResult": (
