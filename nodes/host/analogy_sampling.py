@@ -78,7 +78,7 @@ def _run(executor, *args, **kwargs) -> Any:
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     check_run(guider.conds, options, _keepings(guider.conds, options), options.get(BASES, ()))
-    run = options[RUN] = ReferenceRun(guider.model_patcher.model)
+    run = options[RUN] = ReferenceRun(guider.model_patcher)
     try:
         return executor(*args, **kwargs)
     finally:

@@ -89,10 +89,10 @@ def _tokens(references: Sequence[Tensor], patch: int) -> int:
 
 
 class ReferenceRun:
-    """Keep the references of one run of a sampler. model: the host's BaseModel that is sampled with."""
+    """Keep the references of one run of a sampler. model: what is sampled with."""
 
-    def __init__(self, model):
-        self._model = model
+    def __init__(self, model: ModelPatcher):
+        self._patcher = model
         self._kept: dict[Keeping, KeptReferences] = {}
         self._admitted: set[Hashable] = set()
         self.given_up = False
@@ -137,10 +137,13 @@ class ReferenceRun:
 
     def _admit(self, keeping: Keeping, pictures: Sequence[Hashable], needed: int, x: Tensor, ref_latents) -> bool:
         """Find out whether there is memory for this many bytes beside what the pass itself takes."""
-        free = get_free_memory(torch.device("cpu") if keeping.in_main_memory else x.device)
-        if not keeping.in_main_memory:
+        if keeping.in_main_memory:
+            free = get_free_memory(torch.device("cpu"))
+        else:
             shapes = {"ref_latents": [list(latent.shape) for latent in ref_latents]}
-            free -= self._model.memory_required(list(x.shape), cond_shapes=shapes)
+            # The patcher counts the weights that the host would give up for a pass, as the sampler does.
+            free = self._patcher.get_free_memory(x.device)
+            free -= self._patcher.model.memory_required(list(x.shape), cond_shapes=shapes)
         if needed > free:
             self.give_up(needed, max(0, free))
             return False

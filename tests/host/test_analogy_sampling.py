@@ -466,11 +466,18 @@ def test_nothing_is_left_after_a_run_or_an_interruption(load_flux, keep, show):
     interrupted.set_model_sampler_post_cfg_function(lambda args: interrupt() or args["denoised"])
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(interrupted, shown)
-    # Of two double and two single blocks; k and v, of 60 tokens of 128 values in float32.
     assert seen[0] > 0
     assert not held()
     assert model.model_options["transformer_options"] == options
     assert torch.equal(sample(model, shown), before)
+
+
+def test_with_little_memory_for_weights(load_flux, keep, show, low_vram):
+    model, shown = load_flux(), show("b' alone, references kept")
+    expected = sample(keep(model, every=0), shown)
+    low_vram()
+    assert error(sample(keep(model, every=0), shown), expected) < 1e-5
+    assert model.model.model_lowvram
 
 
 def test_runs_of_other_sizes_and_pictures_in_turn(load_flux, keep, show):
@@ -493,15 +500,36 @@ def test_other_forms_and_places(load_flux, keep, show, inputs, limit):
     assert error(sample(keep(model, every=0, **inputs), shown), exact) <= limit
 
 
-def test_where_memory_lacks_they_are_computed_and_it_is_said_once(load_flux, keep, show, monkeypatch, caplog):
+@pytest.mark.parametrize("place", ["GPU", "main memory"])
+def test_where_memory_lacks_they_are_computed_and_it_is_said_once(load_flux, keep, show, monkeypatch, caplog, place):
     model, shown = load_flux(), show("b' alone")
-    kept = keep(model, every=0)
     exact = sample(keep(model, every=1), shown, cfg=2.0)
-    (run,) = [m for name, m in sys.modules.items() if name.endswith("nodes.host.reference_run")]
+    (run,) = [module for name, module in sys.modules.items() if name.endswith("nodes.host.reference_run")]
     monkeypatch.setattr(run, "get_free_memory", lambda device: 0)
-    assert torch.equal(sample(kept, shown, cfg=2.0), exact)
+    monkeypatch.setattr(type(model), "get_free_memory", lambda self, device: 0)
+    assert error(sample(keep(model, every=0, place=place), shown, cfg=2.0), exact) < 1e-6
     said = [r.getMessage() for r in caplog.records if "computed in each step" in r.getMessage()]
     assert len(said) == 1
+
+
+def test_where_memory_ends_halfway_they_are_computed(load_flux, keep, show, monkeypatch, caplog):
+    from comfy.model_management import OOM_EXCEPTION
+
+    model, shown, kept = load_flux(), show("b' alone"), []
+    exact = sample(keep(model, every=1), shown)
+    (references,) = [module for name, module in sys.modules.items() if name.endswith("kept_references")]
+    original = references.KeptReferences.keep
+
+    def keep_some(self, *args):
+        kept.append(args)
+        if len(kept) > 1:
+            raise OOM_EXCEPTION
+        original(self, *args)
+
+    monkeypatch.setattr(references.KeptReferences, "keep", keep_some)
+    assert torch.equal(sample(keep(model, every=0), shown), exact)
+    assert len(kept) == 2
+    assert "computed in each step" in caplog.text
 
 
 def test_the_host_is_asked_for_the_memory_of_what_is_kept(load_flux, keep, show, monkeypatch):
@@ -524,3 +552,16 @@ def test_the_host_is_asked_for_the_memory_of_what_is_kept(load_flux, keep, show,
     assert elsewhere == (plain, least)
     assert needed <= least_more - least < needed + 1e7
     assert 2 * needed <= more - plain
+
+
+@pytest.mark.parametrize("part", ["diffusion_model", "diffusion_model.double_blocks.0"])
+@pytest.mark.parametrize("speed", ["b' alone", "b' alone, references kept"])
+def test_a_compiled_model_gives_the_same(host, load_flux, show, mixture, part, speed):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    shown = show(speed)
+    merged = host.apply.apply_mixture(load_flux(), mixture, method="merge")
+    expected = sample(merged, shown)
+    set_torch_compile_wrapper(compiled := merged.clone(), backend="eager", keys=[part])
+    assert error(sample(compiled, shown), expected) < 1e-5
+    assert error(sample(merged, shown), expected) < 1e-7

@@ -67,19 +67,6 @@ def sample(host):
     return sample
 
 
-@pytest.fixture
-def low_vram(host, monkeypatch):
-    """Until the test ends, the host takes the CPU for a GPU without free memory: weights are cast as they are used."""
-    import comfy.model_management
-
-    def low_vram() -> None:
-        comfy.model_management.unload_all_models()
-        monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda device: False)
-        monkeypatch.setattr(comfy.model_management, "vram_state", comfy.model_management.VRAMState.NO_VRAM)
-
-    return low_vram
-
-
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float8_e4m3fn: 0.1}
 """Of a picture, for weights merged into the format; what is added at run time is held to the arithmetic's own."""
 

@@ -256,6 +256,7 @@ def test_a_model_with_a_mixture_around_its_forward_pass_is_refused(host, load_fl
     """Checkpointed blocks run again in the backward pass, where the mixture would be gone."""
     with pytest.raises(host.core.LoRWebError, match="patches around its forward pass.*set the method to merge"):
         train(host.apply.apply_mixture(load_flux(), mixture, method="runtime"))
+    assert train(host.apply.apply_mixture(load_flux(), mixture, method="merge"), steps=1)
 
 
 @pytest.mark.parametrize("name", ["convrot_w4a4", "asym_w4a8_int8"])
