@@ -108,7 +108,7 @@ def run_analogy(
     view = layout.show(Triplet([images[:2]], images[2]), megapixels, fit, sampled)
 
     log.info("Looking at the analogy")
-    mixture = learned.route(_query(learned, encoder, images) if learned.config.external_query else None)
+    mixture = learned.route(_query(learned, encoder, images))
 
     log.info("Loading the model")
     pipeline = _load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
@@ -204,10 +204,15 @@ def _load_pipeline(model: str | Path, dtype: torch.dtype) -> FluxKontextPipeline
         return FluxKontextPipeline.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
 
 
-def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Load the encoder, embed the triplet and let the encoder go. Three images take the CPU a second or two."""
-    wrapped = load_vision_encoder(basis.config.external_query_model, encoder)
-    return encode_query(wrapped, *images, basis.config.query_mode)
+def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, Tensor, Tensor]) -> Tensor | None:
+    """Load the encoder, embed the triplet and let the encoder go; None for a basis that needs no encoder.
+
+    Three images take the CPU a second or two.
+    """
+    needed = basis.config.encoder
+    if needed is None:
+        return None
+    return encode_query(load_vision_encoder(needed, encoder), *images, basis.config.query_mode)
 
 
 def load_vision_encoder(needed: str, source: str | Path | None = None) -> VisionEncoder:
@@ -272,7 +277,7 @@ def find_device(name: str | None) -> torch.device:
         return values.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise LoRWebError(
-            f"The device {shown(name)} is not to be had here ({_reason(error)}). Try cuda, mps or cpu."
+            f"The device {shown(name)} cannot be used here ({_reason(error)}). Try cuda, mps or cpu."
         ) from error
 
 
