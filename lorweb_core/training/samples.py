@@ -8,7 +8,7 @@ from torch import Tensor
 from ..pictures.strip import strip
 from .data.batch import Batch
 from .flow_matching import sample
-from .objective import Base, to
+from .objective import Base, move_batch
 from .seeds import generator
 from .trainable_basis import TrainableBasis
 
@@ -18,7 +18,7 @@ def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int
     """Sample grids of a batch of analogies, as pictures (n, H, W, 3) in 0–1."""
     noise = torch.randn(batch.target.shape, generator=generator(seed)).to(base.device)
     tokens = noise.shape[-2] * noise.shape[-1] // 4
-    batch = to(batch, base)
+    batch = move_batch(batch, base)
     basis.route(batch.query, base.tokens(batch))
     every_token = not basis.config.external_query
 
