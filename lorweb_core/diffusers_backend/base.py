@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from ..errors import LoRWebError, named, shown
+from ..kept_references import Refresh
+from ..layout import ORIGIN, Place
 from ..routing import Tokens
 from ..runtime import LayerSlice
 from ..training.data.batch import Batch, Text
 from ..training.trainable_basis import Linears
+from .sampling import analogy_passes
 from .velocity import flux_velocity
 
 if TYPE_CHECKING:
@@ -61,6 +64,16 @@ class FluxBase:
             self.guidance = before
 
     @contextmanager
+    def keeping(self, refresh: Refresh, noise: int, steps: int) -> Iterator[Callable[[], None]]:
+        """Compute the references of one run in the steps that `refresh` says; yields what to call after each step.
+
+        noise: number of tokens that are denoised.
+        """
+        # Where they are, `velocity` says by itself.
+        with analogy_passes(self.model, noise, Place(0, 0), refresh, steps) as passes:
+            yield passes.next_step
+
+    @contextmanager
     def training(self, checkpointing: bool) -> Iterator[None]:
         """Let the blocks compute again in the backward pass what they do not keep, if asked to."""
         if checkpointing:
@@ -71,8 +84,16 @@ class FluxBase:
             if checkpointing:
                 self.model.disable_gradient_checkpointing()
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
-        return flux_velocity(self.model, x, t, reference, text, self.guidance, merge_text=not every_token)
+    def velocity(
+        self,
+        x: Tensor,
+        t: Tensor,
+        reference: Tensor,
+        text: Text,
+        place: Place = ORIGIN,
+        every_token: bool = True,
+    ) -> Tensor:
+        return flux_velocity(self.model, x, t, reference, text, self.guidance, place, merge_text=not every_token)
 
     def tokens(self, batch: Batch) -> Tokens:
         return Tokens(batch.text.tokens.shape[1], batch.reference.shape[-2] * batch.reference.shape[-1] // 4)

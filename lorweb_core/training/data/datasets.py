@@ -129,6 +129,7 @@ class EncodedDatasets:
             batch_size=config.train.batch_size,
             caption_dropout=data.caption_dropout_rate,
             show_pair=config.train.show_pair,
+            sampled=config.train.sampled,
         )
         examples.prepare(self._bar("Encoding", len(analogies)))
         return examples
