@@ -150,8 +150,8 @@ class TrainBasis(CheckedNode):
             run_identity(encoders, data.training),
         ) as run:
             config = run.config
-            basis_like = config.network.basis
-            encoder = find_encoder(basis_like.external_query_model, clip_vision) if basis_like.external_query else None
+            needed = config.network.basis.encoder
+            encoder = find_encoder(needed, clip_vision) if needed else None
             encoded = encode_dataset(config, data, encoders, encoder)
             with torch.inference_mode(False), torch.enable_grad():
                 callbacks = HostCallbacks(config.name, steps)
