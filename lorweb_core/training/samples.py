@@ -10,7 +10,7 @@ from ..layout import ORIGIN
 from ..pictures.strip import strip
 from .data.batch import Batch
 from .flow_matching import sample
-from .objective import Base, grid_tokens, to
+from .objective import Base, grid_tokens, move_batch
 from .seeds import generator
 from .trainable_basis import TrainableBasis
 
@@ -19,7 +19,7 @@ from .trainable_basis import TrainableBasis
 def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int) -> Tensor:
     """Sample the grids of a batch of analogies, or b' alone, as pictures (n, H, W, 3) in 0–1."""
     noise = _noise(batch, seed).to(base.device)
-    batch = to(batch, base)
+    batch = move_batch(batch, base)
     basis.route(batch.query, base.tokens(batch))
     every_token = not basis.config.external_query
 
