@@ -42,6 +42,7 @@ def run(comfyui: Path) -> None:
         measure_loading(host, path)
         mixture = measure_further_analogy(host, path)
         measure_encoding(host)
+        measure_lower_rank(host, path, mixture)
         measure_patching(host, mixture)
         measure_step(host, path.with_name("blocks.safetensors"))
     print_table(values)
@@ -195,9 +196,12 @@ def measure_step(host, path: Path) -> None:
 
     runtime, published = partial(injected, host, base, one), partial(published_form, host, base, basis, query[0])
     quarter = step(base, side=64, text=512)
-    plain, ours, theirs = in_turn(quarter, runtime, published, runs=11)
+    light = partial(injected, host, base, one, rank=32)
+    plain, ours, lightened, theirs = in_turn(quarter, runtime, light, published, runs=11)
     ratio_row("A step of 2,560 tokens at run time", ours, plain, "base model's step")
+    ratio_row("The same in rank 32", lightened, plain, "base model's step")
     overhead_row("What run time adds to it", added(ours, plain), added(theirs, plain), "what the published form adds")
+    overhead_row("What rank 32 adds to it", added(lightened, plain), added(ours, plain), "what all of rank 128 adds")
 
     single, batch = step(base), step(base, 4)
     plain, alone = in_turn(single, runtime, runs=15)
@@ -223,9 +227,10 @@ def overhead_row(name: str, ours: Sequence[float], theirs: Sequence[float], labe
 
 
 @contextmanager
-def injected(host, model, mixture):
-    """Give `model` the wrappers that a clone with the mixture at run time has."""
-    plain, model.wrappers = model.wrappers, host.apply.apply_mixture(model, mixture, method="runtime").wrappers
+def injected(host, model, mixture, rank: int = 0):
+    """Give `model` the wrappers that a clone with the mixture at run time has, in a rank or in all of the basis's."""
+    patched = host.apply.apply_mixture(model, mixture, method="runtime", run_time_rank=rank)
+    plain, model.wrappers = model.wrappers, patched.wrappers
     yield
     model.wrappers = plain
 

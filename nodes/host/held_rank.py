@@ -77,9 +77,7 @@ def held_mixture(
         if light.packed:
             return light.packed, light.coefficients
     elif held.asked:
-        log.warning(
-            "%s routes by each layer's own input, which changes at every step: all its LoRAs are held.", basis.name
-        )
+        log.warning("%s: held at run time in all its rank, as it routes by what changes at every step.", basis.name)
     return packed_basis(basis, keys, model), mixture.coefficients
 
 
