@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -44,6 +45,7 @@ def run(comfyui: Path) -> None:
         measure_encoding(host)
         measure_lower_rank(host, path, mixture)
         measure_patching(host, mixture)
+        measure_lower_rank(host, path)
         measure_step(host, path.with_name("blocks.safetensors"))
     print_table(values)
 
@@ -161,6 +163,30 @@ def measure_patching(host, mixture) -> None:
         return work
 
     compare("Patch a double and a single block", patch("ours"), patch("lora"), "ordinary LoRA of rank 128", runs=9)
+
+
+def measure_lower_rank(host, path: Path) -> None:
+    """Time handing over mixtures of the whole basis at run time, in rank 32, and compare what is held in bfloat16."""
+    import torch
+    from host_process import FLUX_1, build_model
+
+    basis, model = host.core.load_basis(path), build_model("Flux", FLUX_1, dtype=torch.bfloat16)
+    mixtures = [basis.route(torch.randn(1, 3, 768)) for _ in range(4)]
+
+    def hand_over(rank: int, mixture) -> tuple[float, int]:
+        start = time.perf_counter()
+        patched = host.apply.apply_mixture(model, mixture, method="runtime", run_time_rank=rank)
+        took = time.perf_counter() - start
+        ((held,),) = patched.additional_models.values()
+        return took, sum(values.numel() * values.itemsize for values in held.model.parameters())
+
+    first, *further = (hand_over(32, mixture) for mixture in mixtures)
+    whole, size = hand_over(0, mixtures[0])
+    row("Bring a mixture to rank 32 and pack it, the first of a basis", seconds(first[0]))
+    taken = statistics.median(took for took, _ in further)
+    row("The same, a further one", seconds(taken), f"{seconds(whole)} packing all of rank 128, once", "")
+    held = f"{megabytes(size)} all of rank 128", f"{first[1] / size:.2f} ×"
+    row("What is held of it", megabytes(first[1]), *held)
 
 
 def measure_step(host, path: Path) -> None:
