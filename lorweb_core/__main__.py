@@ -94,6 +94,7 @@ def a_text(text: str) -> str:
 
 def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
     from .grid import FITS
+    from .layout import SAMPLED
 
     add = parser.add_argument
     add("--a", type=a_path, required=True, metavar="IMAGE", help="the example before the edit")
@@ -113,7 +114,7 @@ def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
         type=a_path,
         required=True,
         metavar="FILE",
-        help="where to write b'; the whole grid goes to <name>-grid beside it",
+        help="where to write b'; the whole grid, if it is sampled, goes to <name>-grid beside it",
     )
     add("--config", type=a_path, metavar="YAML", help="the basis's training config (default: the one beside it)")
     add(
@@ -129,6 +130,18 @@ def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fit", choices=FITS, default="stretch", help="where shapes differ from a's (default: %(default)s)")
     add("--strength", type=float, default=1.0, help="how much of the edit (default: %(default)s)")
     add("--text-tokens", type=int, default=512, help="length of the prompt's encoding (default: %(default)s)")
+    add(
+        "--sampled",
+        choices=SAMPLED,
+        help="the whole grid, or b' alone, a quarter of its tokens (default: what the basis was trained with)",
+    )
+    add(
+        "--references-every",
+        type=int,
+        default=1,
+        metavar="K",
+        help="compute the references in every K-th step only, 0 for the first; 1 is exact (default: %(default)s)",
+    )
     add("--device", help="cuda, mps or cpu (default: the best there is)")
 
 
@@ -162,9 +175,12 @@ def _analogy(arguments: argparse.Namespace) -> None:
         strength=arguments.strength,
         text_tokens=arguments.text_tokens,
         device=arguments.device,
+        sampled=arguments.sampled,
+        references_every=arguments.references_every,
     )
-    _write_images({out: analogy.result, grid_out: analogy.grid}, kind)
-    print(f"Wrote {shown(out)} and {shown(grid_out)}")
+    pictures = {out: analogy.result} if analogy.grid is None else {out: analogy.result, grid_out: analogy.grid}
+    _write_images(pictures, kind)
+    print(f"Wrote {' and '.join(map(shown, pictures))}")
 
 
 def _log_phases() -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .encoder import ENCODERS
 from .errors import LoRWebError, named
@@ -16,6 +16,20 @@ from .files.yaml_file import read_yaml
 from .layout import SAMPLED
 from .query import QUERY_MODES
 from .routing import POOLINGS, TOKEN_MODES
+
+RELEASED_ENCODER = "openai/clip-vit-large-patch14"
+"""Image encoder of the released basis."""
+
+
+class Sizes(NamedTuple):
+    """Hold the sizes of a basis that its layers have in common."""
+
+    loras: int
+    """N"""
+    rank: int
+    """r"""
+    keys_dim: int
+    """D"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class BasisConfig:
     mixing_coeffs_type: str = setting("mean", choice("mean", "sum"))
     external_query: bool = setting(True, SWITCH)
     """True where images are the query, one for all layers; else each layer's own input is its query."""
-    external_query_model: str | None = setting("openai/clip-vit-large-patch14", choice(*ENCODERS))
+    external_query_model: str | None = setting(RELEASED_ENCODER, choice(*ENCODERS))
     """The image encoder; None without an external query."""
     query_projection_type: str = setting("linear", choice("linear", "none"))
     query_mode: str = setting("cat-aa'b", choice(*(QUERY_MODES | TOKEN_MODES)))
@@ -54,6 +68,18 @@ class BasisConfig:
     """
     sampled: str = setting("grid", choice(*SAMPLED))
     """What was sampled in training, one of SAMPLED: the YAML's `train.sampled`, a key that is ours."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """Return N, r and D, which the config of a basis to be trained has. Raises ValueError if one is left open."""
+        if self.loras_num is None or self.linear is None or self.lora_keys_dim is None:
+            raise ValueError("loras_num, linear or lora_keys_dim is left to the tensors")
+        return Sizes(self.loras_num, self.linear, self.lora_keys_dim)
+
+    @property
+    def encoder(self) -> str | None:
+        """Return the image encoder, one of ENCODERS, that makes the query; None where layers' own inputs are it."""
+        return self.external_query_model if self.external_query else None
 
 
 def find_config(checkpoint: Path) -> Path | None:
@@ -105,7 +131,7 @@ def _check_mode(file: str, values: dict[str, Any], where: str) -> None:
         if mode not in TOKEN_MODES:
             raise wrong_value(file, key, mode, f"one of these, as external_query is false: {', '.join(TOKEN_MODES)}")
         return
-    encoder = values.get("external_query_model", BasisConfig.external_query_model)
+    encoder = values.get("external_query_model", RELEASED_ENCODER)
     if QUERY_MODES[mode].states and ENCODERS[encoder].token_width is None:
         fitting = [name for name, spec in ENCODERS.items() if spec.token_width]
         raise wrong_value(

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from .checkpoint import BasisLayer
-from .config import BasisConfig
+from .config import RELEASED_ENCODER, BasisConfig
 from .encoder import ENCODERS
 from .errors import LoRWebError, named, shown
 from .query import QUERY_MODES
@@ -33,7 +33,7 @@ def complete_config(file: str, layers: Layers, config_file: str | None, given: d
     assumed: dict[str, str] = {}
     values["external_query"] = external = _external_query(file, layers, config_file, given, assumed)
     if external:
-        encoder = given.get("external_query_model", BasisConfig.external_query_model)
+        encoder = given.get("external_query_model", RELEASED_ENCODER)
         if "query_mode" not in given:
             values["query_mode"] = _external_mode(next(iter(layers.values())).query_width, encoder, assumed)
     else:
@@ -118,7 +118,7 @@ def _external_query(
     if len(widths) > 1:
         return False
     # All inputs happen to be equally wide: an external query fits if an encoder makes queries of this width.
-    encoder = ENCODERS[given.get("external_query_model", BasisConfig.external_query_model)]
+    encoder = ENCODERS[given.get("external_query_model", RELEASED_ENCODER)]
     external = any(mode.width(encoder) in widths for mode in QUERY_MODES.values())
     assumed["external_query"] = str(external).lower()
     return external

@@ -42,6 +42,10 @@ class Place(NamedTuple):
     column: int
 
 
+ORIGIN = Place(0, 0)
+"""Place of what is all of the layout, or a picture of its own."""
+
+
 class Shown(NamedTuple):
     sampled: Size
     """Size of the picture to sample."""
@@ -49,7 +53,7 @@ class Shown(NamedTuple):
     """References, (H, W, 3) in 0–1, the one at frame index 1 first."""
     overview: Tensor
     """All references in one picture, (H, W, 3), to look at."""
-    place: Place = Place(0, 0)
+    place: Place = ORIGIN
     """Place of what is sampled among the references' positions."""
 
 

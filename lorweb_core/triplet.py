@@ -43,7 +43,13 @@ def triplets(a: Tensor, a_prime: Tensor, b: Tensor) -> list[Triplet]:
 
 
 def rgb_images(images: Tensor, name: str) -> Tensor:
-    """Check one image or a batch: (H, W, C) or (n, H, W, C), RGB or RGBA → (n, H, W, 3). Alpha is dropped."""
+    """Check one image or a batch: (H, W, C) or (n, H, W, C), float, RGB or RGBA → (n, H, W, 3). Alpha is dropped.
+
+    Raises LoRWebError, with `name`, for another type of values, another shape, or a side below MIN_SIDE.
+    """
+    if not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        raise LoRWebError(f"{name} holds values of the type {kind}; expected floating-point values from 0 to 1.")
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4 or not len(images) or images.shape[-1] not in (3, 4):

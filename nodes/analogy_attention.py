@@ -109,7 +109,7 @@ def add_bias(mask: Tensor | None, bias: Tensor) -> Tensor:
     if mask.shape[-1] != bias.shape[-1]:
         raise LoRWebError(
             f"The conditioning has an attention mask for {mask.shape[-1]} tokens, but with its reference images there "
-            f"are {bias.shape[-1]}. Take out the node that sets the mask, e.g. Apply Style Model with attn_bias."
+            f"are {bias.shape[-1]}. Remove the node that sets the mask, e.g. Apply Style Model with attn_bias."
         )
     if mask.ndim == 2:
         mask = mask[None]

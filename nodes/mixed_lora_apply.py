@@ -150,7 +150,7 @@ def _why_not_better_merged(model: ModelPatcher, keys: HostKeys) -> str | None:
         weight = key[0] if isinstance(key, tuple) else key
         stored = quantized_as(comfy.utils.get_attr(model.model, weight.removesuffix(".weight")))
         if stored:
-            cost = "are computed anew in every step" if stored.startswith("GGUF") else "would be rounded to it"
+            cost = "are computed again in every step" if stored.startswith("GGUF") else "would be rounded to it"
             return f"the model is stored as {stored}, and merged weights {cost}"
     return None
 

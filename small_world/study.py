@@ -16,6 +16,7 @@ import torch
 
 from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
+from lorweb_core.kept_references import EACH_STEP, Refresh
 from lorweb_core.query import QUERY_MODES
 from lorweb_core.training.settings.config import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
@@ -42,13 +43,17 @@ SETTINGS = TrainSettings(
 
 @dataclass(frozen=True)
 class Variant:
-    """Choose a basis of n LoRAs of a rank, its query mode and its training; show_pair: whether grids show the pair."""
+    """Choose a basis of n LoRAs of a rank, its query mode and its training.
+
+    show_pair: whether grids show the pair. sampled: the whole grid or b' alone, in training and in what is measured.
+    """
 
     n: int
     rank: int
     mode: str = "ca'-ca"
     show_pair: bool = True
     steps: int = 300
+    sampled: str = "grid"
 
     @property
     def config(self) -> BasisConfig:
@@ -59,6 +64,7 @@ class Variant:
             lora_keys_dim=KEYS,
             query_mode=self.mode,
             external_query_model=image_encoder.ID,
+            sampled=self.sampled,
         )
 
 
@@ -77,6 +83,7 @@ VARIANTS = {
     "16 × 1, long": SHIPPED,
     "16 × 1, cat-aa'b, long": Variant(16, 1, "cat-aa'b", steps=LONG),
     "16 × 1, caa'b, long": Variant(16, 1, "caa'b", steps=LONG),
+    "16 × 1, b' alone, long": Variant(16, 1, steps=LONG, sampled="result"),
 }
 
 
@@ -95,8 +102,8 @@ def untrained(benchmark: Benchmark, variant: Variant) -> TrainableBasis:
 
 def train(basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int) -> Training:
     """Train a basis; its hooks stay on the base, and `Training.detach` takes them off."""
-    settings = replace(SETTINGS, steps=variant.steps)
-    analogies = benchmark.analogies("trained", variant.show_pair)
+    settings = replace(SETTINGS, steps=variant.steps, sampled=variant.sampled)
+    analogies = benchmark.analogies("trained", variant.show_pair, variant.sampled)
     source = AnalogySource(analogies, queries(analogies, variant.mode, benchmark.encoder), settings.batch_size, seed)
     training = Training(basis, benchmark.base, source, settings)
     progress = PrintedProgress(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", settings.steps)
@@ -124,14 +131,20 @@ def measure(benchmark: Benchmark, variant: Variant, seed: int) -> dict:
 
 def evaluate_splits(benchmark: Benchmark, variant: Variant, basis: TrainableBasis) -> dict[str, dict[str, float]]:
     """Evaluate a basis on each of EVALUATED."""
-    analogies = {name: benchmark.analogies(name, variant.show_pair) for name in EVALUATED}
+    analogies = {name: benchmark.analogies(name, variant.show_pair, variant.sampled) for name in EVALUATED}
     return {name: evaluate(benchmark, variant, basis, drawn) for name, drawn in analogies.items()}
 
 
-def evaluate(benchmark: Benchmark, variant: Variant, basis: TrainableBasis, analogies: Analogies) -> dict[str, float]:
+def evaluate(
+    benchmark: Benchmark,
+    variant: Variant,
+    basis: TrainableBasis,
+    analogies: Analogies,
+    refresh: Refresh = EACH_STEP,
+) -> dict[str, float]:
     """Solve analogies: the error of b', that of copying b, and how b' follows a', each the mean."""
     encoded = queries(analogies, variant.mode, benchmark.encoder)
-    solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder)
+    solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder, refresh)
     return {name: round(getattr(solved, name).mean().item(), 5) for name in ("error", "copying", "follows")}
 
 

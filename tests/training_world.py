@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lorweb_core.config import BasisConfig
+from lorweb_core.layout import ORIGIN
 from lorweb_core.routing import Tokens
 from lorweb_core.runtime import LayerSlice
 from lorweb_core.training.data.batch import Batch, Text
@@ -66,7 +67,7 @@ class TinyBase:
         self.device = torch.device("cpu")
         self.dtype = dtype
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
+    def velocity(self, x, t, reference, text, place=ORIGIN, every_token=True) -> Tensor:
         return self.model(x, t.to(x.dtype), reference, text)
 
     def training(self, checkpointing: bool) -> AbstractContextManager[None]:

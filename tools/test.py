@@ -15,6 +15,13 @@ import sys
 from environment import ROOT, find_host, own_python, pip
 
 TESTS = ROOT / "tests"
+CHECKS = (
+    ["ruff", "check", "."],
+    ["ruff", "format", "--check", "."],
+    ["codespell_lib", "."],
+    *(["mypy", f"--platform={system}", f"--cache-dir=.mypy_cache/{system}"] for system in ("linux", "darwin", "win32")),
+)
+"""Checks of the files, by module; types are checked for each system, as the code for one is not run on the others."""
 
 
 def main() -> int:
@@ -40,7 +47,7 @@ def main() -> int:
         return core_tests(*files, "-s") | host_tests(*graphs, "-s")
     python = own_python("cli", "test")
     failed = 0
-    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["codespell_lib", "."]):
+    for command in CHECKS:
         failed |= subprocess.run([python, "-m", *command], cwd=ROOT).returncode
     return failed | core_tests(TESTS / "core", *files) | host_tests(TESTS / "host", *graphs)
 

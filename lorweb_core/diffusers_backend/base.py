@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ..errors import LoRWebError, named, shown
+from ..kept_references import Refresh
+from ..layout import ORIGIN, Place
 from ..routing import Tokens
 from ..runtime import LayerSlice
 from ..training.data.batch import Batch, Text
+from ..training.trainable_basis import Linears
+from .sampling import analogy_passes
 from .velocity import flux_velocity
 
 if TYPE_CHECKING:
@@ -42,11 +46,14 @@ class FluxBase:
         self.model = transformer
         self.decode = decode
         self.guidance = guidance
+        self._after_step: Callable[[], None] | None = None
         self.device = transformer.device
         self.dtype = transformer.dtype
         chosen = chosen_layers(transformer, layers)
-        self.linears = {name.removeprefix(PREFIX): [LayerSlice(name, 0)] for name in chosen}
-        self.shapes = {name: (linear.in_features, linear.out_features) for name, linear in chosen.items()}
+        self.linears: Linears = {name.removeprefix(PREFIX): [LayerSlice(name, 0)] for name in chosen}
+        self.shapes: Mapping[str, tuple[int, int]] = {
+            name: (linear.in_features, linear.out_features) for name, linear in chosen.items()
+        }
 
     @contextmanager
     def guided(self, guidance: float) -> Iterator[None]:
@@ -56,6 +63,19 @@ class FluxBase:
             yield
         finally:
             self.guidance = before
+
+    @contextmanager
+    def keeping(self, refresh: Refresh, noise: int, steps: int) -> Iterator[None]:
+        """Compute the references in the steps that `refresh` says, within, where each call of `velocity` is a step.
+
+        noise: number of tokens that are denoised. Not for bases that are routed by activation.
+        """
+        with analogy_passes(self.model, noise, ORIGIN, refresh, steps) as passes:
+            self._after_step = passes.next_step
+            try:
+                yield
+            finally:
+                self._after_step = None
 
     @contextmanager
     def training(self, checkpointing: bool) -> Iterator[None]:
@@ -68,8 +88,19 @@ class FluxBase:
             if checkpointing:
                 self.model.disable_gradient_checkpointing()
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
-        return flux_velocity(self.model, x, t, reference, text, self.guidance, merge_text=not every_token)
+    def velocity(
+        self,
+        x: Tensor,
+        t: Tensor,
+        reference: Tensor,
+        text: Text,
+        place: Place = ORIGIN,
+        every_token: bool = True,
+    ) -> Tensor:
+        made = flux_velocity(self.model, x, t, reference, text, self.guidance, place, merge_text=not every_token)
+        if self._after_step:
+            self._after_step()
+        return made
 
     def tokens(self, batch: Batch) -> Tokens:
         return Tokens(batch.text.tokens.shape[1], batch.reference.shape[-2] * batch.reference.shape[-1] // 4)

@@ -15,8 +15,8 @@ class _VisitingLinear(torch.autograd.Function):
     @staticmethod
     def forward(context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         context.weight = weight
-        here = [None if tensor is None else tensor.to(x.device, non_blocking=True) for tensor in (weight, bias)]
-        return F.linear(x, *here)
+        here = weight.to(x.device, non_blocking=True)
+        return F.linear(x, here, None if bias is None else bias.to(x.device, non_blocking=True))
 
     @staticmethod
     def backward(context, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -29,14 +29,15 @@ def offload(model: nn.Module, device: torch.device) -> None:
     staying = [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
     kept = [(linear, linear.weight, linear.bias) for linear in staying]
     for linear in staying:
-        linear.weight = linear.bias = None
+        linear.register_parameter("weight", None)
+        linear.register_parameter("bias", None)
     model.to(device)
     for linear, weight, bias in kept:
         if device.type == "cuda":
             # From pinned memory the copy runs beside the arithmetic.
             weight.data = weight.data.pin_memory()
         linear.weight, linear.bias = weight, bias
-        linear.forward = partial(_forward, linear)
+        linear.forward = partial(_forward, linear)  # type: ignore[method-assign]  # of this Linear, not of its class
 
 
 def _forward(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -18,13 +18,16 @@ from torch import Tensor
 from ..basis import LoRABasis, load_basis
 from ..encoder import ENCODERS, VisionEncoder, check_encoder, load_encoder
 from ..errors import LoRWebError, named, shown
-from ..grid import MULTIPLE, Size, cut_result, grid_sizes, reference_grid
+from ..grid import MULTIPLE, Size
+from ..kept_references import Refresh, check_can_keep
 from ..layer_check import check_layers
+from ..layout import LAYOUTS, Shown, check_sampled
 from ..mixture import Mixture
 from ..query import encode_query
 from ..routing import Tokens
 from ..runtime import LayerSlice, PackedBasis, RuntimeMixture
-from ..triplet import rgb_image
+from ..triplet import Triplet, rgb_image
+from .sampling import analogy_passes, schedule_tokens, scheduler_for
 
 if TYPE_CHECKING:
     from diffusers import FluxKontextPipeline, FluxTransformer2DModel
@@ -37,13 +40,16 @@ _GIVE_MODEL = (
 )
 
 
+_NAMES = {"grid": "a grid", "result": "b' alone,"}
+
+
 class Analogy(NamedTuple):
     """Hold images (H, W, 3), float32 in 0–1, on the CPU."""
 
     result: Tensor
     """b', of b's size; with fit 'crop' of the size of what the grid held of b."""
-    grid: Tensor
-    """The sampled grid; b' is its bottom-right quarter."""
+    grid: Tensor | None
+    """The sampled grid, whose bottom-right quarter is b'; None where b' alone was sampled."""
     reference: Tensor
     """The grid [a a'; b b] that the model was shown."""
 
@@ -66,13 +72,16 @@ def run_analogy(
     strength: float = 1.0,
     text_tokens: int = 512,
     device: str | None = None,
+    sampled: str | None = None,
+    references_every: int = 1,
 ) -> Analogy:
     """Make b' so that a : a' :: b : b' (defaults as in NVlabs/LoRWeB's inference.py).
 
     a, a_prime, b: (H, W, 3 or 4), float in 0–1, each of any size. basis, config: as for `load_basis`.
     model: a FLUX.1-Kontext in diffusers' layout, as a folder or a Hugging Face id. encoder: the same for the image
     encoder; None takes the one that the basis was trained with. text_tokens: the prompt's, with those that fill it up.
-    device: None takes the best there is.
+    device: None takes the best there is. sampled: one of SAMPLED; None as the basis was trained. references_every:
+    references are computed in every k-th step, 0 in the first only.
     Raises LoRWebError for anything given wrongly, before the model's weights are loaded.
     """
     images = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
@@ -82,33 +91,42 @@ def run_analogy(
     _check_number("megapixels", megapixels, 0.001, 16)
     _check_number("strength", strength, -100, 100)
     _check_number("text_tokens", text_tokens, 1, 512)
+    _check_number("references_every", references_every, 0, 1000)
+    if sampled is not None:
+        check_sampled(sampled)
+    refresh = Refresh(references_every)
     place = find_device(device)
-    sampled, reference = grid_sizes(Size(*images[0].shape[:2]), megapixels)
-    grid = reference_grid([images[:2]], images[2], sampled, reference, fit)
 
     log.info("Reading the basis")
     learned = load_basis(basis, config)
     learned.check_values()
     _layer_weights(outline(model), learned)
+    if refresh.keeps:
+        check_can_keep(learned)
+    sampled = learned.config.sampled if sampled is None else sampled
+    layout = LAYOUTS["grid"]
+    view = layout.show(Triplet([images[:2]], images[2]), megapixels, fit, sampled)
 
     log.info("Looking at the analogy")
-    mixture = learned.route(_query(learned, encoder, images) if learned.config.external_query else None)
+    mixture = learned.route(_query(learned, encoder, images))
 
     log.info("Loading the model")
     pipeline = _load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
     if learned.config.external_query:
         merge(pipeline.transformer, mixture, strength)
     else:
-        attach(pipeline.transformer, mixture, strength, reference, place)
+        attach(pipeline.transformer, mixture, strength, Size(*view.overview.shape[:2]), place)
     # A GPU seldom has room for the transformer and the text encoder at once; Apple's share the CPU's memory.
     if place.type in ("cpu", "mps"):
         pipeline.to(place)
     else:
         pipeline.enable_model_cpu_offload(device=place)
 
-    log.info("Sampling a grid of %d×%d pixels", sampled.width, sampled.height)
-    decoded = _sample(pipeline, grid, sampled, prompt, steps, guidance, seed, text_tokens)
-    return Analogy(cut_result(decoded, Size(*images[2].shape[:2]), fit)[0], decoded[0], grid)
+    log.info("Sampling %s of %d×%d pixels", _NAMES[sampled], view.sampled.width, view.sampled.height)
+    tokens = schedule_tokens(sampled, _tokens(view.sampled))
+    decoded = _sample(pipeline, view, tokens, refresh, prompt, steps, guidance, seed, text_tokens)
+    result = layout.result(decoded, Size(*images[2].shape[:2]), fit, 1, sampled)[0]
+    return Analogy(result, decoded[0] if sampled == "grid" else None, view.overview)
 
 
 def merge(transformer: FluxTransformer2DModel, mixture: Mixture, strength: float = 1.0) -> None:
@@ -139,7 +157,7 @@ def attach(
     }
     packed = PackedBasis(mixture.basis, linears, transformer.dtype).to(device)
     runtime, forward = RuntimeMixture(mixture, strength), transformer.forward
-    references = (reference.height // MULTIPLE) * (reference.width // MULTIPLE)
+    references = _tokens(reference)
 
     @wraps(forward)
     def mixed(*, hidden_states: Tensor, encoder_hidden_states: Tensor, **inputs: Any) -> Any:
@@ -148,6 +166,10 @@ def attach(
             return forward(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, **inputs)
 
     transformer.forward = mixed
+
+
+def _tokens(size: Size) -> int:
+    return (size.height // MULTIPLE) * (size.width // MULTIPLE)
 
 
 def _layer_weights(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dict[str, Tensor]:
@@ -182,10 +204,15 @@ def _load_pipeline(model: str | Path, dtype: torch.dtype) -> FluxKontextPipeline
         return FluxKontextPipeline.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
 
 
-def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Load the encoder, embed the triplet and let the encoder go. Three images take the CPU a second or two."""
-    wrapped = load_vision_encoder(basis.config.external_query_model, encoder)
-    return encode_query(wrapped, *images, basis.config.query_mode)
+def _query(basis: LoRABasis, encoder: str | Path | None, images: tuple[Tensor, Tensor, Tensor]) -> Tensor | None:
+    """Load the encoder, embed the triplet and let the encoder go; None for a basis that needs no encoder.
+
+    Three images take the CPU a second or two.
+    """
+    needed = basis.config.encoder
+    if needed is None:
+        return None
+    return encode_query(load_vision_encoder(needed, encoder), *images, basis.config.query_mode)
 
 
 def load_vision_encoder(needed: str, source: str | Path | None = None) -> VisionEncoder:
@@ -200,31 +227,39 @@ def load_vision_encoder(needed: str, source: str | Path | None = None) -> Vision
 
 def _sample(
     pipeline: FluxKontextPipeline,
-    grid: Tensor,
-    size: Size,
+    view: Shown,
+    tokens: int,
+    refresh: Refresh,
     prompt: str,
     steps: int,
     guidance: float,
     seed: int,
     text_tokens: int,
 ) -> Tensor:
-    """Denoise a grid of this size with `grid`, (h, w, 3), as reference → (1, H, W, 3), float32 in 0–1, on the CPU."""
+    """Denoise what is sampled of a layout of one reference → (1, H, W, 3), float32 in 0–1, on the CPU.
+
+    tokens: those that the schedule is shifted for.
+    """
+    (reference,), size, noise = view.references, view.sampled, _tokens(view.sampled)
+    pipeline.scheduler = scheduler_for(pipeline.scheduler, tokens, noise)
     try:
-        decoded = pipeline(
-            image=grid.movedim(-1, 0)[None],
-            prompt=prompt,
-            # The pipeline works out height and width anew from their ratio and the area: these three give them back.
-            height=size.height,
-            width=size.width,
-            max_area=size.height * size.width,
-            _auto_resize=False,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            max_sequence_length=text_tokens,
-            # On the CPU, so that a seed means the same noise on every device.
-            generator=torch.Generator().manual_seed(seed),
-            output_type="pt",
-        ).images
+        with analogy_passes(pipeline.transformer, noise, view.place, refresh, steps) as passes:
+            decoded = pipeline(
+                image=reference.movedim(-1, 0)[None],
+                prompt=prompt,
+                # The pipeline works out height and width anew from their ratio and the area: these give them back.
+                height=size.height,
+                width=size.width,
+                max_area=size.height * size.width,
+                _auto_resize=False,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                max_sequence_length=text_tokens,
+                # On the CPU, so that a seed means the same noise on every device.
+                generator=torch.Generator().manual_seed(seed),
+                output_type="pt",
+                callback_on_step_end=passes.after_step,
+            ).images
     except torch.cuda.OutOfMemoryError as error:
         raise LoRWebError("The GPU ran out of memory. Try fewer megapixels, or another device.") from error
     decoded = decoded.movedim(1, -1).float().cpu()
@@ -242,7 +277,7 @@ def find_device(name: str | None) -> torch.device:
         return values.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise LoRWebError(
-            f"The device {shown(name)} is not to be had here ({_reason(error)}). Try cuda, mps or cpu."
+            f"The device {shown(name)} cannot be used here ({_reason(error)}). Try cuda, mps or cpu."
         ) from error
 
 

@@ -46,7 +46,7 @@ class _Lines(tqdm):
 class _Bars:
     """Show one bar at a time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._bar: tqdm | None = None
         self._training = False
 
@@ -62,12 +62,13 @@ class _Bars:
         return progress
 
     def step(self, step: Step, steps: int) -> None:
-        if not self._training:
+        bar = self._bar
+        if bar is None or not self._training:
             # What an earlier run did, and the slow first step, are not to count in the rate.
-            self._begin("Training", steps, step.number)
+            bar = self._begin("Training", steps, step.number)
             self._training = True
-        self._bar.set_postfix(loss=f"{step.loss:.4f}", lr=f"{step.learning_rate:.1e}", refresh=False)
-        self._bar.update(step.number - self._bar.n)
+        bar.set_postfix(loss=f"{step.loss:.4f}", lr=f"{step.learning_rate:.1e}", refresh=False)
+        bar.update(step.number - bar.n)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -73,10 +73,8 @@ def _train(
         run.keep_config()
 
     encoders = KontextEncoders(config.model, device, DTYPES[config.train.dtype])
-    basis_config = config.network.basis
-    vision = None
-    if basis_config.external_query:
-        vision = load_vision_encoder(basis_config.external_query_model, config.model.encoder)
+    needed_encoder = config.network.basis.encoder
+    vision = load_vision_encoder(needed_encoder, config.model.encoder) if needed_encoder else None
     encoded = Encoded(config, datasets, encoders, vision, run.cache_folder, bar if main else _unseen)
     with accelerator.main_process_first():
         source, shown = encoded.source(), encoded.shown()

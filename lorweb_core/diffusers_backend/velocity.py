@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..layout import ORIGIN, Place
 from ..training.data.batch import Text
 
 if TYPE_CHECKING:
@@ -24,16 +25,18 @@ def flux_velocity(
     reference: Tensor,
     text: Text,
     guidance: float,
+    place: Place = ORIGIN,
     merge_text: bool = True,
 ) -> Tensor:
     """Predict the velocity at x, (n, C, h, w), and times t, (n,), with one reference for each, likewise latents.
 
+    place: position of x's first token; the reference's is (0, 0).
     merge_text: compute text tokens that repeat once, with the same result; not for what looks at all tokens itself.
     """
     height, width = x.shape[-2:]
     tokens = torch.cat([_patches(x), _patches(reference)], 1)
     words, bias = _merge_repeats(text.tokens, tokens.shape[1]) if merge_text else (text.tokens, None)
-    positions = torch.cat([_positions(x, 0), _positions(reference, 1)])
+    positions = torch.cat([_positions(x, 0, place), _positions(reference, 1)])
     predicted = transformer(
         hidden_states=tokens,
         timestep=t.to(tokens),
@@ -53,8 +56,9 @@ def _patches(latents: Tensor) -> Tensor:
     return rearrange(latents, "n c (h i) (w j) -> n (h w) (c i j)", i=2, j=2)
 
 
-def _positions(latents: Tensor, index: int) -> Tensor:
-    rows, columns = (torch.arange(side // 2, device=latents.device) for side in latents.shape[-2:])
+def _positions(latents: Tensor, index: int, place: Place = ORIGIN) -> Tensor:
+    sides = zip(place, latents.shape[-2:], strict=True)
+    rows, columns = (torch.arange(first, first + side // 2, device=latents.device) for first, side in sides)
     return torch.stack(
         torch.broadcast_tensors(torch.full((1, 1), index, device=latents.device), rows[:, None], columns), -1
     ).flatten(0, 1)

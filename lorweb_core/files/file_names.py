@@ -56,7 +56,7 @@ def _check(typed: str, parts: list[str], suffix: str) -> None:
     """Raise LoRWebError if a part of a name is none that every system takes."""
     told = f"The name {shown(typed)}"
     if any("\ud800" <= character <= "\udfff" for part in parts for character in part):
-        raise LoRWebError(f"{told} has half a character, which no file can have. Type it anew.")
+        raise LoRWebError(f"{told} has half a character, which no file can have. Type it again.")
     if any(map(_FORBIDDEN.search, parts)):
         raise LoRWebError(
             f'{told} has a character that files cannot have: a control character, or one of < > : " | ? *. '

@@ -128,7 +128,7 @@ def _wide_grey(grey: ndarray) -> ndarray:
     least, most = grey.min(), grey.max()
     if grey.dtype.kind == "f":
         if not (numpy.isfinite(least) and numpy.isfinite(most)):
-            raise _Refused("has values that are not finite. Save it anew, as PNG.")
+            raise _Refused("has values that are not finite. Save it again, as PNG.")
         if least < 0 or most > 255:
             raise _Refused(f"has values from {least:g} to {most:g}; expected 0 to 1, or 0 to 255. Save it as PNG.")
         return grey.astype("float32") * (255 if most <= 1 else 1)

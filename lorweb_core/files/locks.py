@@ -97,7 +97,7 @@ def _claim(path: Path) -> int | None:
         if locked is None:
             locked = made or time.time() - os.fstat(file).st_mtime > DAY
         # Windows removes no open file.
-        if locked and (not fcntl or _is_at(file, path)):
+        if locked and (sys.platform == "win32" or _is_at(file, path)):
             return file
         os.close(file)
         if not locked and not made:
@@ -106,7 +106,7 @@ def _claim(path: Path) -> int | None:
 
 
 def _give_up(file: int, path: Path) -> None:
-    if fcntl:
+    if sys.platform != "win32":
         # While the lock is held: afterwards the file may be another's.
         with suppress(OSError):
             path.unlink()

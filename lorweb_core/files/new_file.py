@@ -92,7 +92,7 @@ def _numbered(wanted: Path) -> Iterator[Path]:
 
 @contextmanager
 def _reserved(path: Path) -> Iterator[bool]:
-    """Keep a name from other writers; within is told whether it was to be had.
+    """Keep a name from other writers; yields whether it was free.
 
     The name is not taken by an empty file: lists would show it as long as the writing takes.
     """

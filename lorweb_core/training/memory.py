@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -42,7 +42,26 @@ class Memory(NamedTuple):
         return f"{self.total / 1e9:.1f} GB of memory ({parts}){beside}"
 
 
-def estimate(config: TrainingConfig, transformer: nn.Module, layers: Iterable[nn.Linear], on_gpu: bool) -> Memory:
+class FluxGeometry(Protocol):
+    """Describe the config of diffusers' FluxTransformer2DModel, as far as its memory depends on it."""
+
+    num_attention_heads: int
+    attention_head_dim: int
+    num_layers: int
+    """Number of double blocks."""
+    num_single_layers: int
+
+
+class Transformer(Protocol):
+    """Describe diffusers' FluxTransformer2DModel, as far as its memory depends on it."""
+
+    @property
+    def config(self) -> FluxGeometry: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def estimate(config: TrainingConfig, transformer: Transformer, layers: Iterable[nn.Linear], on_gpu: bool) -> Memory:
     """Estimate what training a basis on these layers needs; an estimate, not a bound.
 
     transformer: may be on the meta device.
@@ -57,8 +76,9 @@ def estimate(config: TrainingConfig, transformer: nn.Module, layers: Iterable[nn
         base, in_cpu = base // 20, base
     elif on_gpu and config.model.quantize:
         base = base // size
-    hidden = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-    blocks = transformer.config.num_layers + transformer.config.num_single_layers
+    geometry = transformer.config
+    hidden = geometry.num_attention_heads * geometry.attention_head_dim
+    blocks = geometry.num_layers + geometry.num_single_layers
     # Noise and reference grid, tokens of 16 × 16 pixels, and the text.
     tokens = 2 * max((2 * data.resolution // 16) ** 2 for data in config.datasets) + config.model.text_tokens
     # With checkpoints a block keeps its input, and one at a time the rest.
@@ -73,12 +93,13 @@ def _values(config: TrainingConfig, layer: nn.Linear) -> int:
     """Count the values of the basis in one layer: A and B, and with D wide keys, the keys and W_q."""
     basis = config.network.basis
     fan_in, fan_out = layer.in_features, layer.out_features
+    loras, rank, keys_dim = basis.sizes
     query = fan_in
-    if basis.external_query:
-        query = QUERY_MODES[basis.query_mode].width(ENCODERS[basis.external_query_model]) or fan_in
+    if basis.encoder:
+        query = QUERY_MODES[basis.query_mode].width(ENCODERS[basis.encoder]) or fan_in
     projects = basis.query_projection_type == "linear"
-    routing = basis.lora_keys_dim * (basis.loras_num + query) if projects else basis.loras_num * query
-    return basis.loras_num * basis.linear * (fan_in + fan_out) + routing
+    routing = keys_dim * (loras + query) if projects else loras * query
+    return loras * rank * (fan_in + fan_out) + routing
 
 
 def short_of(needed: Memory, device: torch.device) -> str | None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..layout import ORIGIN, Place
 from ..routing import Tokens
 from .data.batch import Batch, Text
 from .flow_matching import draw_timesteps, flow_loss, noised, timestep_weights
@@ -27,9 +28,18 @@ class Base(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
+    def velocity(
+        self,
+        x: Tensor,
+        t: Tensor,
+        reference: Tensor,
+        text: Text,
+        place: Place = ORIGIN,
+        every_token: bool = True,
+    ) -> Tensor:
         """Predict the velocity at x, (n, C, h, w), and times t, (n,), with one reference for each picture.
 
+        place: position of x's first token; the reference's is (0, 0).
         every_token: each text token comes to the layers, as an activation-routed basis looks at them all; False lets
         the base compute those that repeat once, with the same result.
         """
@@ -53,6 +63,8 @@ class Base(Protocol):
 class Objective(nn.Module):
     """Hold the basis's parameters and no others, so that these are what processes share."""
 
+    base: Base
+
     def __init__(self, basis: TrainableBasis, base: Base, settings: TrainSettings):
         super().__init__()
         self.basis = basis
@@ -62,7 +74,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Compute the loss of each analogy, (n,). generator: of its noise and timesteps."""
         base, settings = self.base, self.settings
-        tokens = batch.target.shape[-2] * batch.target.shape[-1] // 4
+        tokens = grid_tokens(batch)
         t = draw_timesteps(settings.timestep_type, len(batch.target), tokens, generator)
         noise = torch.randn(batch.target.shape, generator=generator).to(base.device)
         weights = timestep_weights(settings.timestep_type, t)
@@ -70,8 +82,14 @@ class Objective(nn.Module):
         target = batch.target.float()
         self.basis.route(batch.query, base.tokens(batch))
         x, every_token = noised(target, noise, t).to(base.dtype), not self.basis.config.external_query
-        velocity = base.velocity(x, t, batch.reference, batch.text, every_token)
-        return flow_loss(velocity, target, noise, weights, settings.result_weight)
+        velocity = base.velocity(x, t, batch.reference, batch.text, batch.place, every_token)
+        result_weight = settings.result_weight if settings.sampled == "grid" else 1.0
+        return flow_loss(velocity, target, noise, weights, result_weight)
+
+
+def grid_tokens(batch: Batch) -> int:
+    """Count the tokens of the whole grid, by which noise levels shift whatever of it is sampled, as published."""
+    return batch.reference.shape[-2] * batch.reference.shape[-1] // 4
 
 
 def to(batch: Batch, base: Base) -> Batch:

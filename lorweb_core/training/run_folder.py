@@ -221,8 +221,9 @@ class RunFolder:
         dtype = _DTYPES[self.config.save.dtype]
 
         def stored(layer: BasisLayer) -> BasisLayer:
-            tensors = (None if values is None else values.to("cpu", dtype) for values in layer[:4])
-            return BasisLayer(*tensors, layer.scale)
+            A, B, keys = (values.to("cpu", dtype) for values in layer[:3])
+            projection = None if layer.projection is None else layer.projection.to("cpu", dtype)
+            return BasisLayer(A, B, keys, projection, layer.scale)
 
         document = training_document(self.config)
         with training.averaged() as basis:

@@ -61,7 +61,7 @@ def read_state(path: Path, mmap: bool = False) -> RunState:
 def damaged(path: Path) -> LoRWebError:
     """Say that a file is no state to go on from."""
     return LoRWebError(
-        f"{shown(path)} cannot be read: it is damaged, or no state of a training. Delete it to begin anew, or give "
+        f"{shown(path)} cannot be read: it is damaged, or no state of a training. Delete it to start over, or give "
         "another name."
     )
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..grid import cut_result
+from ..layout import ORIGIN
 from ..pictures.strip import strip
 from .data.batch import Batch
 from .flow_matching import sample
-from .objective import Base, to
+from .objective import Base, grid_tokens, to
 from .seeds import generator
 from .trainable_basis import TrainableBasis
 
 
 @torch.no_grad()
 def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int) -> Tensor:
-    """Sample grids of a batch of analogies, as pictures (n, H, W, 3) in 0–1."""
+    """Sample the grids of a batch of analogies, or b' alone, as pictures (n, H, W, 3) in 0–1."""
     noise = torch.randn(batch.target.shape, generator=generator(seed)).to(base.device)
-    tokens = noise.shape[-2] * noise.shape[-1] // 4
     batch = to(batch, base)
     basis.route(batch.query, base.tokens(batch))
     every_token = not basis.config.external_query
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return base.velocity(x.to(base.dtype), t, batch.reference, batch.text, every_token).float()
+        return base.velocity(x.to(base.dtype), t, batch.reference, batch.text, batch.place, every_token).float()
 
-    return base.decode(sample(velocity, noise, steps, tokens))
+    return base.decode(sample(velocity, noise, steps, grid_tokens(batch)))
 
 
 def cells(grid: Tensor) -> list[Tensor]:
@@ -36,9 +37,14 @@ def cells(grid: Tensor) -> list[Tensor]:
 
 def sample_strips(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int) -> list[Tensor]:
     """Make a strip for each analogy: a, a', b, b' as the basis makes it, and as it is in the data."""
-    made, targets = solve(basis, base, batch, steps, seed), base.decode(batch.target)
-    captions = ["a", "a'", "b", "b' as made", "b' of the data"]
-    return [
-        strip([*cells(target)[:3], cells(grid)[3], cells(target)[3]], captions)
-        for grid, target in zip(made, targets, strict=True)
+    shown = [cells(grid)[:3] for grid in base.decode(batch.reference)]
+    results = [
+        result_of(pictures, batch) for pictures in (solve(basis, base, batch, steps, seed), base.decode(batch.target))
     ]
+    captions = ["a", "a'", "b", "b' as made", "b' of the data"]
+    return [strip([*known, *made], captions) for known, *made in zip(shown, *results, strict=True)]
+
+
+def result_of(sampled: Tensor, batch: Batch) -> Tensor:
+    """Get b', (n, h, w, 3), of what is sampled for a batch, as pictures: the grids' last cells, or what b' alone is."""
+    return cut_result(sampled) if batch.place == ORIGIN else sampled

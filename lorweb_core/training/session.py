@@ -78,10 +78,11 @@ class TrainingSession:
         Raises LoRWebError for what is wrong with the run's folder, Diverged for NaN, and what the callbacks do. After
         these the same run goes on from the last step that was whole; after others, from what was saved before.
         """
+        ends_early: tuple[type[BaseException], ...] = (LoRWebError, *self.callbacks.cancels)
         with self._training() as training:
             try:
                 training.run(lambda step: self._after(step, training))
-            except (LoRWebError, *self.callbacks.cancels):
+            except ends_early:
                 if self._writes:
                     self.folder.save_state(training)
                     self._write_page(training)

@@ -20,6 +20,8 @@ from ..runtime import LayerSlice
 Linears = Mapping[str, Sequence[LayerSlice]]
 """Name of a Linear within the model → the layers of the basis that it computes; several where the model fuses them."""
 
+_NO_REFERENCE = Tokens(0, 0)
+
 
 def query_width(config: BasisConfig, query: Tensor | None) -> int | None:
     """Tell Q, the width of queries such as these, (n, k, E): of all k embeddings, or in patch modes of a token."""
@@ -36,7 +38,7 @@ class TrainableLayer(nn.Module):
 
     def __init__(self, fan_in: int, fan_out: int, query: int, config: BasisConfig):
         super().__init__()
-        n, rank, width = config.loras_num, config.linear, config.lora_keys_dim
+        n, rank, width = config.sizes
         A = nn.init.kaiming_uniform_(torch.empty(n, fan_in, rank), a=math.sqrt(5))
         # (N, r, in) instead of A's (N, in, r): in this order all N LoRAs are one matrix, (N·r, in), without a copy.
         self.down = nn.Parameter(A.mT.contiguous())
@@ -79,19 +81,20 @@ class TrainableBasis(nn.Module):
         super().__init__()
         self.config = config
         self.query_width = query
-        self.names = list(shapes)
         try:
-            self.layers = nn.ModuleList(TrainableLayer(i, o, query or i, config) for i, o in shapes.values())
+            self._by_name = {name: TrainableLayer(i, o, query or i, config) for name, (i, o) in shapes.items()}
         except RuntimeError as error:
+            loras, rank, keys_dim = config.sizes
             raise LoRWebError(
-                f"There is no memory for {config.loras_num:,} LoRAs of rank {config.linear:,} with keys of "
-                f"{config.lora_keys_dim:,} values. Choose fewer, or smaller ones."
+                f"There is no memory for {loras:,} LoRAs of rank {rank:,} with keys of {keys_dim:,} values. Choose "
+                "fewer, or smaller ones."
             ) from error
-        self._tokens: Tokens | None = None
+        self.layers = nn.ModuleList(self._by_name.values())
+        self._tokens = _NO_REFERENCE
         self._routed: dict[TrainableLayer, Tensor] = {}
 
     def named_layers(self) -> Iterator[tuple[str, TrainableLayer]]:
-        return zip(self.names, self.layers, strict=True)
+        return iter(self._by_name.items())
 
     @torch.no_grad()
     def load(self, layers: Mapping[str, BasisLayer]) -> None:
@@ -101,7 +104,7 @@ class TrainableBasis(nn.Module):
             layer.down.copy_(A.mT)
             layer.up.copy_(B)
             layer.keys.copy_(keys)
-            if projection is not None:
+            if layer.project is not None and projection is not None:
                 layer.project.weight.copy_(projection)
 
     def published(self) -> dict[str, BasisLayer]:
@@ -117,7 +120,7 @@ class TrainableBasis(nn.Module):
             for name, parts in linears.items()
         ]
 
-    def route(self, query: Tensor | None, tokens: Tokens | None = None) -> dict[str, Tensor]:
+    def route(self, query: Tensor | None, tokens: Tokens = _NO_REFERENCE) -> dict[str, Tensor]:
         """Give the model the mixtures of these queries, one for each picture of its batch.
 
         query: (n, k, Q/k), or in patch modes (n, t, Q), where each of the t tokens is a query of its own; None for an
@@ -127,8 +130,10 @@ class TrainableBasis(nn.Module):
         """
         self._tokens = tokens
         if self.config.external_query:
-            query = query.reshape(len(query), -1, self.query_width)
-            self._routed = {layer: layer.coefficients(query, self.config) for layer in self.layers}
+            if query is None or self.query_width is None:
+                raise ValueError("a basis with an external query is routed by a query of its width")
+            queries = query.reshape(len(query), -1, self.query_width)
+            self._routed = {layer: layer.coefficients(queries, self.config) for _, layer in self.named_layers()}
         return {name: self._routed[layer] for name, layer in self.named_layers() if self._routed}
 
     def _add(

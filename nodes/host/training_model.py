@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import comfy.model_management
 import torch
@@ -13,6 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...lorweb_core import LoRWebError
+from ...lorweb_core.layout import ORIGIN, Place
 from ...lorweb_core.routing import Tokens
 from ...lorweb_core.training.data.batch import Batch, Text
 from .differentiable import attention, differentiable, leave_inference_mode
@@ -81,7 +83,15 @@ class HostBase:
             self.guidance = before
             self.load()  # decoding may have taken its place
 
-    def velocity(self, x: Tensor, t: Tensor, reference: Tensor, text: Text, every_token: bool = True) -> Tensor:
+    def velocity(
+        self,
+        x: Tensor,
+        t: Tensor,
+        reference: Tensor,
+        text: Text,
+        place: Place = ORIGIN,
+        every_token: bool = True,
+    ) -> Tensor:
         """See `Base.velocity`. Every token comes to the layers, whatever is asked for."""
         # Here a step can be given up without a trace, and a sampling takes many of these.
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -92,17 +102,29 @@ class HostBase:
             text.pooled,
             torch.full_like(t, self.guidance, dtype=self.dtype),
             ref_latents=[reference],
-            transformer_options={"optimized_attention_override": attention},
+            transformer_options={
+                "optimized_attention_override": attention,
+                "patches": {"post_input": [partial(_placed, place=place, tokens=self._tokens(x))]},
+            },
         )
 
     def tokens(self, batch: Batch) -> Tokens:
-        patches = batch.reference.shape[-2] * batch.reference.shape[-1] // self.model.patch_size**2
-        return Tokens(batch.text.tokens.shape[1], patches)
+        return Tokens(batch.text.tokens.shape[1], self._tokens(batch.reference))
+
+    def _tokens(self, latents: Tensor) -> int:
+        return latents.shape[-2] * latents.shape[-1] // self.model.patch_size**2
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         images = self.vae.decode(self.patcher.model.process_latent_out(latents.float().cpu()))
         return images.float().cpu().clamp(0, 1)
+
+
+def _placed(values: dict, place: Place, tokens: int) -> dict:
+    """Move the first tokens, those of noise, to their place, in the values of the host's `post_input` patches."""
+    positions = values["img_ids"].clone()
+    positions[:, :tokens, 1:] += positions.new_tensor(place)
+    return {**values, "img_ids": positions}
 
 
 def _own_weights(model: ModelPatcher) -> ModelPatcher:

@@ -103,6 +103,7 @@ def make_examples(
             cache=Path(folder_paths.get_user_directory(), "lorweb", "examples"),
             seed=config.train.seed,
             batch_size=config.train.batch_size,
+            sampled=config.train.sampled,
         )
         examples.prepare(progress_bar(len(analogies)))
         return examples

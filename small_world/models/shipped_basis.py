@@ -16,7 +16,7 @@ def measure() -> None:
     variant, benchmark = study.SHIPPED, open_benchmark()
     untrained = study.untrained(benchmark, variant)
     for name in EVALUATED:
-        analogies = benchmark.analogies(name, variant.show_pair)._replace(by_words=True)
+        analogies = benchmark.analogies(name, variant.show_pair, variant.sampled)._replace(by_words=True)
         print("base,", name, study.evaluate(benchmark, variant, untrained, analogies), flush=True)
     for name, results in study.evaluate_splits(benchmark, variant, study.shipped(benchmark)).items():
         print("basis,", name, results, flush=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.encoder import VisionEncoder
+from lorweb_core.kept_references import EACH_STEP, Refresh
 from lorweb_core.query import encode_queries
 from lorweb_core.training import samples
 from lorweb_core.training.data.batch import Batch
@@ -18,7 +19,7 @@ from lorweb_core.training.seeds import generator
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.triplet import Triplet
 from small_world.models.flux import instruction
-from small_world.world.drawn_grids import Encode, Grids, draw_pairs, encode_grids, floats, quarter
+from small_world.world.drawn_grids import Encode, Grids, draw_pairs, encode_grids, floats
 from small_world.world.edits import Edit
 
 STEPS = 8
@@ -49,15 +50,18 @@ class Analogies(NamedTuple):
         return Batch(target, reference, queries[which], text, names)
 
 
-def draw_analogies(edits: Sequence[Edit], each: int, seed: int, encode: Encode, show_pair: bool = True) -> Analogies:
+def draw_analogies(
+    edits: Sequence[Edit], each: int, seed: int, encode: Encode, show_pair: bool = True, sampled: str = "grid"
+) -> Analogies:
     """Draw `each` analogies of every edit.
 
     show_pair: whether the grid has the pair in it, or b in its place; the query is of the pair all the same.
+    sampled: what is to be sampled, the whole grid or b' alone.
     """
     pairs = draw_pairs(edits, 2 * each, torch.Generator().manual_seed(seed))
     examples, tasks = pairs[::2], pairs[1::2]
     in_grid = examples if show_pair else tasks[:, :1].expand_as(tasks)
-    grids = encode_grids(encode, in_grid, tasks)
+    grids = encode_grids(encode, in_grid, tasks, sampled)
     return Analogies([edit for edit in edits for _ in range(each)], examples, tasks, grids)
 
 
@@ -100,16 +104,22 @@ class Solved(NamedTuple):
 
 @torch.no_grad()
 def solve(
-    analogies: Analogies, queries: Tensor, basis: TrainableBasis, base: FluxBase, encoder: VisionEncoder
+    analogies: Analogies,
+    queries: Tensor,
+    basis: TrainableBasis,
+    base: FluxBase,
+    encoder: VisionEncoder,
+    refresh: Refresh = EACH_STEP,
 ) -> Solved:
     """Solve all analogies, each from noise that depends on its place alone."""
-    made = torch.cat(
-        [
-            samples.solve(basis, base, analogies.batch(part, queries), STEPS, int(part[0]))
-            for part in torch.arange(len(queries)).split(BATCH)
-        ]
-    )
-    made = quarter(made.movedim(-1, 1)).clamp(0, 1)
+
+    def results(part: Tensor) -> Tensor:
+        batch = analogies.batch(part, queries)
+        with base.keeping(refresh, batch.target[0, 0].numel() // 4, STEPS):
+            return samples.result_of(samples.solve(basis, base, batch, STEPS, int(part[0])), batch)
+
+    made = torch.cat([results(part) for part in torch.arange(len(queries)).split(BATCH)])
+    made = made.movedim(-1, 1).clamp(0, 1)
     (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.examples, analogies.tasks))
 
     def change(before: Tensor, after: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Grids(NamedTuple):
     """Hold latents of n grids, (n, 16, SIDE/4, SIDE/4), half precision."""
 
     target: Tensor
-    """Latents of [a a'; b b']."""
+    """Latents of [a a'; b b'], or of b' alone, (n, 16, SIDE/8, SIDE/8)."""
     reference: Tensor
     """Latents of [a a'; b b]."""
 
@@ -37,16 +37,18 @@ def draw_pairs(edits: Sequence[Edit], each: int, random: torch.Generator) -> Ten
 
 
 @torch.no_grad()
-def encode_grids(encode: Encode, examples: Tensor, tasks: Tensor) -> Grids:
+def encode_grids(encode: Encode, examples: Tensor, tasks: Tensor, sampled: str = "grid") -> Grids:
     """Encode the grids of n analogies, whose (a, a') and (b, b') are as `draw_pairs` gives them.
 
     They are not put together from the latents of four pictures: in a grid the autoencoder sees over the seams.
+    sampled: "result" for b' alone as the target.
     """
     made = []
     for (a, a_prime), (b, b_prime) in zip(_parts(examples), _parts(tasks), strict=True):
         # Half the time; off by 2e-5 of a variance of 0.8.
         with torch.autocast("cpu", torch.bfloat16):
-            made.append([encode(grid(a, a_prime, b, last)).half() for last in (b_prime, b)])
+            target = b_prime if sampled == "result" else grid(a, a_prime, b, b_prime)
+            made.append([encode(pictures).half() for pictures in (target, grid(a, a_prime, b, b))])
     return Grids(*(torch.cat(of) for of in zip(*made, strict=True)))
 
 

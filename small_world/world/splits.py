@@ -37,8 +37,8 @@ class Benchmark(NamedTuple):
 
     base: FluxBase
     encoder: VisionEncoder
-    analogies: Callable[[str, bool], Analogies]
-    """Draws one of SPLITS by name, with the pair in the grid or without; the same analogies each time."""
+    analogies: Callable[..., Analogies]
+    """Draws one of SPLITS by name, with the pair in the grid or without, for what is sampled; the same each time."""
 
 
 def open_benchmark() -> Benchmark:
@@ -46,8 +46,8 @@ def open_benchmark() -> Benchmark:
     autoencoder = stored.load_autoencoder()
 
     @cache
-    def analogies(name: str, show_pair: bool) -> Analogies:
+    def analogies(name: str, show_pair: bool = True, sampled: str = "grid") -> Analogies:
         split = SPLITS[name]
-        return draw_analogies(split.edits, split.each, split.seed, autoencoder.encode, show_pair)
+        return draw_analogies(split.edits, split.each, split.seed, autoencoder.encode, show_pair, sampled)
 
     return Benchmark(stored.load_base(autoencoder), stored.load_vision(), analogies)

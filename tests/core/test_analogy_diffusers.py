@@ -170,6 +170,19 @@ def test_the_analogy_writes_both_pictures(models, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-grid.png", "out.png"]
 
 
+def test_b_alone_comes_without_a_grid_where_it_is_asked_for_or_the_basis_was_trained_so(models, tmp_path):
+    asked, trained, config = tmp_path / "asked.png", tmp_path / "trained.png", tmp_path / "config.yaml"
+    assert main(command(models, asked, sampled="result")) == 0
+    config.write_text("config: {process: [{network: {linear: 2}, train: {sampled: result}}]}")
+    assert main(command(models, trained, config=config)) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.png", "config.yaml", "trained.png"]
+    assert asked.read_bytes() == trained.read_bytes()
+    assert Image.open(asked).size == (50, 70)
+    whole = tmp_path / "whole.png"
+    assert main(command(models, whole, config=config, sampled="grid")) == 0
+    assert Image.open(tmp_path / "whole-grid.png").size == (176, 112)
+
+
 def test_the_picture_depends_on_b_strength_and_seed_and_on_nothing_else(models, tmp_path):
     def pixels(**changed) -> bytes:
         assert main(command(models, tmp_path / "out.bmp", **changed)) == 0
@@ -181,11 +194,14 @@ def test_the_picture_depends_on_b_strength_and_seed_and_on_nothing_else(models, 
         assert pixels(**changed) != first
 
 
-def test_b_goes_through_grid_attention_and_cut_to_its_own_place(models, tmp_path):
+@pytest.mark.parametrize("every", [1, 0], ids=["computed", "kept"])
+@pytest.mark.parametrize("sampled", ["grid", "result"])
+def test_b_goes_through_grid_attention_and_cut_to_its_own_place(models, tmp_path, sampled, every):
     """The stand-in model paints what it is shown: without a mixture b' is b, to the autoencoder's 8 pixels."""
     scene = standins.picture(False, "tree", size=(200, 300))
     Image.fromarray((scene * 255).byte().numpy()).save(tmp_path / "scene.png")
     changed = {"b": tmp_path / "scene.png", "strength": 0, "steps": 6, "megapixels": 0.15}
+    changed |= {"sampled": sampled, "references_every": every}
     assert main(command(models, tmp_path / "out.png", **changed)) == 0
     difference = read_image(tmp_path / "out.png") - scene
     assert difference[30:-30, 30:-30].abs().mean() < 10 / 255
@@ -201,6 +217,14 @@ def test_an_activation_routed_basis_needs_no_image_encoder(models, tmp_path):
         assert main(command(models, tmp_path / "out.bmp", **changed)) == 0
         made.append((tmp_path / "out.bmp").read_bytes())
     assert made[0] != made[1]
+
+
+def test_an_activation_routed_basis_needs_its_references_in_every_step(models, tmp_path, capfd):
+    blocks = standins.block_linears(standins.HIDDEN, doubles=2, singles=2)
+    basis = tmp_path / "activation.safetensors"
+    save_file(standins.basis(blocks, n=4, rank=2, keys=8, query=None, strength=0.01), basis)
+    refused(models, tmp_path, capfd, "cannot be kept", "activation.safetensors", basis=basis, references_every=0)
+    assert main(command(models, tmp_path / "out.png", basis=basis, sampled="result")) == 0
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])
@@ -249,6 +273,8 @@ def test_refused_numbers_and_words(models, tmp_path, capfd):
     refused(models, tmp_path, capfd, "megapixels is nan", megapixels="nan")
     refused(models, tmp_path, capfd, "strength is inf", strength="inf")
     refused(models, tmp_path, capfd, "seed is -1", seed=-1)
+    refused(models, tmp_path, capfd, "--sampled", "grid", "result", sampled="half")
+    refused(models, tmp_path, capfd, "references_every is -1", references_every=-1)
     for device in ("toaster", "meta", "cuda:99"):
         refused(models, tmp_path, capfd, device, device=device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -415,3 +416,10 @@ def test_the_picture_has_a_bar_for_each_lora(n, theme):
     assert picture.shape[2] == 3
     assert picture.shape[1] <= 1600
     assert not torch.equal(picture, draw_shares(shares.flip(0) / 2, 0.25, theme))
+
+
+def test_what_was_sampled_in_training_is_kept_by_what_is_written(tmp_path):
+    one, other = (a_basis(tmp_path / f"{name}.safetensors", seed=seed) for seed, name in enumerate(("one", "other")))
+    alone = replace(other, config=replace(other.config, sampled="result"))
+    assert merge_bases(alone, alone, tmp_path / "same.safetensors").config.sampled == "result"
+    assert merge_bases(one, alone, tmp_path / "both.safetensors").config.sampled == "grid"

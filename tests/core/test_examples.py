@@ -92,6 +92,22 @@ def test_grids_differ_in_the_result_only_and_are_those_of_inference(analogies, s
     assert not changed[:, :CELL].any()
 
 
+def test_b_prime_alone_is_encoded_without_the_others(make, analogies):
+    images = [load_picture(each) for each in analogies[1].pictures]
+    target, reference = analogy_grids(*images, CELL, sampled="result")
+    whole, shown = analogy_grids(*images, CELL)
+    assert torch.equal(target, whole[CELL:, CELL:]) and torch.equal(reference, shown)
+    alone, grid = (make(sampled=sampled).batch(analogies[1:2]) for sampled in ("result", "grid"))
+    assert torch.equal(alone.target[0], CountingEncoders().encode_image(target[None])[0].half().float())
+    assert torch.equal(alone.reference, grid.reference)
+    assert torch.equal(make(sampled="grid").batch(analogies[1:2]).target, grid.target)  # another file on disk
+
+
+def test_b_prime_alone_takes_cells_of_whole_tokens(make):
+    with pytest.raises(LoRWebError, match="resolution is 24; expected a multiple of 16 pixels.*train.sampled"):
+        make(cell=24, sampled="result")
+
+
 def test_a_batch_is_what_the_encoders_make_of_the_pictures(make, analogies):
     encoders = CountingEncoders()
     chosen = [analogies[0], analogies[3], analogies[2]]

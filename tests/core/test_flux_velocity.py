@@ -50,12 +50,15 @@ def a_batch(n: int = 2, words: int = 3, padding: int = 5) -> Batch:
     return Batch(target, reference, torch.randn(n, 1, QUERY, generator=random), text, ("one", "two")[:n])
 
 
-def as_the_pipeline(transformer, batch: Batch, t: Tensor, guidance: float) -> Tensor:
+def as_the_pipeline(transformer, batch: Batch, t: Tensor, guidance: float, place=(0, 0)) -> Tensor:
     """With every text token, and with diffusers' own packing."""
     pipeline = diffusers.FluxKontextPipeline
     n, c, h, w = batch.target.shape
-    packed = [pipeline._pack_latents(latents, n, c, h, w) for latents in (batch.target, batch.reference)]
-    ids = [pipeline._prepare_latent_image_ids(n, h // 2, w // 2, "cpu", torch.float32) for _ in packed]
+    both = batch.target, batch.reference
+    packed = [pipeline._pack_latents(latents, n, c, *latents.shape[2:]) for latents in both]
+    halves = [[side // 2 for side in latents.shape[2:]] for latents in both]
+    ids = [pipeline._prepare_latent_image_ids(n, *half, "cpu", torch.float32) for half in halves]
+    ids[0][..., 1:] += torch.tensor(place)
     ids[1][..., 0] = 1
     made = transformer(
         hidden_states=torch.cat(packed, 1),
@@ -84,6 +87,16 @@ def test_the_velocity_is_what_the_pipeline_would_have(words, padding, guidance):
     apart = flux_velocity(transformer, batch.target, TIMES, batch.reference, batch.text, 2.5, merge_text=False)
     torch.testing.assert_close(apart, expected, rtol=1e-5, atol=1e-6)
     assert made.shape == batch.target.shape
+
+
+def test_b_prime_alone_is_at_its_place_in_the_grid():
+    transformer, batch = a_flux(), a_batch()
+    alone = batch._replace(target=batch.target[..., 2:, 4:])
+    assert (batch.place, alone.place) == ((0, 0), (1, 2))
+    made = flux_velocity(transformer, alone.target, TIMES, alone.reference, alone.text, 2.5, alone.place)
+    torch.testing.assert_close(made, as_the_pipeline(transformer, alone, TIMES, 2.5, (1, 2)), rtol=1e-4, atol=1e-5)
+    elsewhere = flux_velocity(transformer, alone.target, TIMES, alone.reference, alone.text, 2.5)
+    assert (made - elsewhere).abs().max() > 1e-3
 
 
 def test_tokens_that_repeat_reach_the_model_once():
@@ -158,7 +171,7 @@ def test_gradients_reach_every_layer_of_the_blocks_and_no_weight_of_the_model():
     run = train(a_flux())
     weights = {name: value.clone() for name, value in run.base.model.state_dict().items()}
     run.step()
-    assert len(run.basis.names) == 14 + 6
+    assert len(run.basis.layers) == 14 + 6
     assert all(torch.equal(weights[name], value) for name, value in run.base.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.base.model.parameters())
 

@@ -179,7 +179,7 @@ def test_two_writers_of_one_name_get_two_files(root):
         first, second = (both.enter_context(new_file(root, "Edit", "number", nobodys)) for _ in range(2))
         assert (first.name, second.name) == ("Edit.safetensors", "Edit-2.safetensors")
         assert not [path for path in root.iterdir() if path.suffix == ".safetensors"]
-    # Nothing was written, so that the name is to be had again.
+    # Nothing was written, so the name is free again.
     assert write(root, "Edit").name == "Edit.safetensors"
     assert everything(root) == {"Edit.safetensors"}
 

@@ -231,7 +231,7 @@ def test_a_damaged_state_is_refused(tmp_path, kind):
         torch.save({"some": "thing"}, folder.state_file)
     else:
         folder.state_file.write_bytes(spoiled(folder.state_file.read_bytes())[kind])
-    with pytest.raises(LoRWebError, match=r"resume\.pt cannot be read.*Delete it to begin anew"):
+    with pytest.raises(LoRWebError, match=r"resume\.pt cannot be read.*Delete it to start over"):
         folder.resume(begin(config))
 
 

@@ -97,6 +97,13 @@ def run(config: Path, on_step=lambda step, steps: None) -> Path:
     return run_training(read_training_config(config), lambda what, total: lambda done, total: None, on_step)
 
 
+def test_a_basis_trained_on_b_prime_alone_says_so(config):
+    assert train("train.sampled=result") == 0
+    assert load_basis(RUN / "tiny.safetensors").config.sampled == "result"
+    width, height = Image.open(next((RUN / "samples").glob("*.png"))).size
+    assert width > 3 * height  # captions below a, a', b, b' as made and b' of the data
+
+
 def losses(run: Path = RUN) -> list[list[str]]:
     """Of each step what does not depend on the clock."""
     with (run / "losses.csv").open(newline="") as file:

@@ -373,7 +373,10 @@ def test_every_setting_is_written():
     process = training_document(small())["config"]["process"][0]
     for section, of in [("train", TrainSettings), ("save", SaveSettings), ("model", ModelSettings)]:
         assert set(process[section]) == {item.name for item in dataclasses.fields(of)}
-    assert set(process["network"]["network_kwargs"]) == {f.name for f in dataclasses.fields(BasisConfig)} - {"linear"}
+    assert set(process["network"]["network_kwargs"]) == {f.name for f in dataclasses.fields(BasisConfig)} - {
+        "linear",
+        "sampled",
+    }
 
 
 @pytest.mark.parametrize("external", ["true", "false"])
@@ -385,6 +388,21 @@ def test_what_is_written_routes_the_basis_beside_it(tmp_path, external):
     assert (given["linear"], given["loras_num"], given["lora_keys_dim"]) == (4, 32, 128)
     unread = {} if external == "true" else {"external_query_model": None}
     assert BasisConfig(**given, **unread) == config.network.basis
+
+
+def test_a_run_that_began_before_one_could_choose_what_is_sampled_goes_on():
+    """The digest is the one that the version before gave these settings."""
+    assert config_fingerprint(small()) == "52c7aa9ae5592696312cb46d05f3d02d1bf1e41a1513cba4b0cdf37f24e59a3b"
+
+
+def test_what_is_sampled_is_read_with_the_basis(tmp_path):
+    path = tmp_path / "basis.yaml"
+    path.write_text(yaml.safe_dump(training_document(small("train.sampled=result"))))
+    assert read_config(path)["sampled"] == "result"
+    with pytest.raises(LoRWebError, match="train.sampled"):
+        small("network.network_kwargs.sampled=result")
+    with pytest.raises(LoRWebError, match="train.sampled is 'b'; expected one of: grid, result"):
+        small("train.sampled=b")
 
 
 @pytest.mark.parametrize(
@@ -399,6 +417,7 @@ def test_what_is_written_routes_the_basis_beside_it(tmp_path, external):
         ("train.steps=20000", True),
         ("train.lr=2e-3", False),
         ("train.seed=1", False),
+        ("train.sampled=result", False),
         ("train.optimizer_params.eps=1e-6", False),
         ("network.linear=2", False),
         ("network.network_kwargs.loras_num=4", False),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 
 from lorweb_core import LoRWebError
-from lorweb_core.triplet import rgb_image, rgb_images, triplets
+from lorweb_core.triplet import each_image, rgb_image, rgb_images, triplets
 
 
 def numbered(name: int, count: int, height: int = 16, width: int = 20) -> torch.Tensor:
@@ -83,6 +83,22 @@ def test_other_images_are_refused_by_name(shape, words):
             taken(image, "a_prime")
     with pytest.raises(LoRWebError, match=words):
         triplets(good, image, good)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_images_that_are_not_floating_point_are_refused_by_name_and_type(kind):
+    good = torch.ones(1, 20, 30, 3)
+    words = f"a_prime holds values of the type {str(kind)[6:]}; expected floating-point values from 0 to 1"
+    for taken in (rgb_image, rgb_images, each_image):
+        with pytest.raises(LoRWebError, match=words):
+            taken(good.to(kind), "a_prime")
+    with pytest.raises(LoRWebError, match=words):
+        triplets(good, good.to(kind), good)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_of_every_floating_point_type_are_taken_as_they_are(kind):
+    assert rgb_images(torch.ones(1, 20, 30, 3, dtype=kind), "a").dtype == kind
 
 
 def test_a_batch_where_one_is_asked_for():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import standins
@@ -14,20 +13,16 @@ TEXTS = {"half a character": "pairs\ud800", "NUL": "a\0b", "a megabyte": "x" * 1
 
 
 @pytest.fixture(scope="module")
-def server(comfyui, tmp_path_factory):
-    from comfy_server import ComfyServer
-
-    base = tmp_path_factory.mktemp("server")
-    standins.comfy_models(base / "models")
-    standins.save_pictures(base / "input")
+def pairs(server) -> str:
+    """A folder of pairs to train on, in the server's input folder."""
+    folder = server.base / "input" / "pairs"
     scenes = {shape: standins.picture(False, shape, (48, 48)) for shape in ("house", "tree")}
-    save_pairs(base / "input" / "pairs", {"dark": lambda x: x * 0.3}, scenes)
-    with ComfyServer(comfyui, sys.executable, base) as server:
-        yield server
+    save_pairs(folder, {"dark": lambda x: x * 0.3}, scenes)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def graph(server) -> dict:
+def graph(pairs) -> dict:
     """An analogy, and what can be done with its mixture, basis, model and pictures."""
     graph = standins.for_standins(ROOT / "workflows" / "api" / "visual_analogy.json", megapixels=0.05, steps=1)
 
@@ -44,7 +39,7 @@ def graph(server) -> dict:
         "save_every": 10,
         "sample_every": 0,
         "seed": 0,
-        "folder": str(server.base / "input" / "pairs"),
+        "folder": pairs,
         "held_out": "",
     }
     train |= {"model": model, "vae": [key("VAELoader"), 0]}

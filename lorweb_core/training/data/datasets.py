@@ -43,7 +43,7 @@ class OneOf:
 
     def draw(self, step: int) -> Batch:
         sizes = torch.tensor([float(len(source.analogies)) for source in self.sources])
-        chosen = torch.multinomial(sizes, 1, generator=generator(self.seed, 3, step)).item()
+        chosen = int(torch.multinomial(sizes, 1, generator=generator(self.seed, 3, step)))
         return self.sources[chosen].draw(step)
 
 
@@ -115,6 +115,7 @@ class Encoded:
             batch_size=config.train.batch_size,
             caption_dropout=data.caption_dropout_rate,
             show_pair=config.train.show_pair,
+            sampled=config.train.sampled,
         )
         examples.prepare(self._bar("Encoding", len(analogies)))
         return examples

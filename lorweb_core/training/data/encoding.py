@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ...encoder import VisionEncoder
@@ -35,9 +34,11 @@ class Encoders(Protocol):
 
 
 def analogy_grids(
-    a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: int, show_pair: bool = True
+    a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: int, show_pair: bool = True, sampled: str = "grid"
 ) -> tuple[Tensor, Tensor]:
     """Make the grids [a a'; b b'], to be learned, and [a a'; b b], to be shown: (2 cell, 2 cell, 3), float in 0–1.
+
+    sampled: "result" to have b' alone learned, (cell, cell, 3): it is encoded without the others, as it is decoded.
 
     Images are (h, w, 3), each of any size, and are stretched (bicubic) to cells of `cell` pixels a side, whatever their
     shape: so all grids of a batch have one shape, that of a square analogy at inference. show_pair: False, an ablation,
@@ -45,8 +46,11 @@ def analogy_grids(
     """
     size = Size(2 * cell, 2 * cell)
     reference = reference_grid([(a, a_prime) if show_pair else (b, b)], b, size, size)
+    result = resize(b_prime[None], Size(cell, cell))[0]
+    if sampled == "result":
+        return result, reference
     target = reference.clone()
-    target[cell:, cell:] = resize(b_prime[None], Size(cell, cell))[0]
+    target[cell:, cell:] = result
     return target, reference
 
 
@@ -62,14 +66,20 @@ class Encoding:
         cell: int,
         cache: Path,
         show_pair: bool,
+        sampled: str,
     ):
         """Take what `Examples` takes."""
         if (encoder is None) != (mode is None):
             raise ValueError("queries take both, an encoder and a mode")
         if cell < MULTIPLE // 2 or 2 * cell % MULTIPLE:
             raise LoRWebError(f"resolution is {cell}; expected a multiple of {MULTIPLE // 2} pixels, 512 as published.")
+        if sampled == "result" and cell % MULTIPLE:
+            raise LoRWebError(
+                f"resolution is {cell}; expected a multiple of {MULTIPLE} pixels, 512 as published, as train.sampled "
+                "is result: b' alone is to be whole tokens."
+            )
         self.encoders, self.encoder, self.mode = encoders, encoder, mode
-        self.identity, self.cell, self.show_pair = identity, cell, show_pair
+        self.identity, self.cell, self.show_pair, self.sampled = identity, cell, show_pair, sampled
         self._cache = DiskCache(cache)
 
     def holds(self, of: Analogy | str) -> bool:
@@ -89,9 +99,10 @@ class Encoding:
 
         def encode() -> Tensors:
             a, a_prime, b, b_prime = images or [load_picture(picture) for picture in analogy.pictures]
-            grids = torch.stack(analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair))
-            made = dict(zip(("target", "reference"), self.encoders.encode_image(grids).half(), strict=True))
-            if self.mode is not None:
+            grids = analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair, self.sampled)
+            encoded = [self.encoders.encode_image(grid[None])[0].half() for grid in grids]
+            made = dict(zip(("target", "reference"), encoded, strict=True))
+            if self.encoder is not None and self.mode is not None:
                 made["query"] = encode_queries(self.encoder, [Triplet([(a, a_prime)], b)], self.mode)[0]
             return _finite(made, analogy.name)
 
@@ -114,7 +125,8 @@ class Encoding:
         if isinstance(of, str):
             return ["caption", of, self.identity]
         pictures = [(_identity(picture.path), picture.part, picture.parts) for picture in of.pictures]
-        return ["analogy", pictures, self.cell, self.show_pair, self.mode, self.identity]
+        sampled = [] if self.sampled == "grid" else [self.sampled]
+        return ["analogy", pictures, self.cell, self.show_pair, self.mode, self.identity, *sampled]
 
 
 def _finite(tensors: Tensors, of: str) -> Tensors:

@@ -43,16 +43,18 @@ class Examples:
         batch_size: int = 1,
         caption_dropout: float = 0.0,
         show_pair: bool = True,
+        sampled: str = "grid",
     ):
         """encoder, mode: for queries, one of QUERY_MODES; both None for a basis that routes by activation.
 
         identity: what the numbers of all encoders depend on, such as the names of their checkpoints; what was kept for
         another identity is not used. cell: pixels a side, the published resolution. cache: folder for what was encoded.
-        caption_dropout: share of examples that get an empty caption. show_pair: as for `analogy_grids`.
+        caption_dropout: share of examples that get an empty caption. show_pair, sampled: as for
+        `analogy_grids`.
         Raises LoRWebError if there is no analogy, and for what is wrong with cell or cache.
         """
         self.seed, self.batch_size, self.caption_dropout = seed, batch_size, caption_dropout
-        self._encoding = Encoding(encoders, encoder, mode, identity, cell, cache, show_pair)
+        self._encoding = Encoding(encoders, encoder, mode, identity, cell, cache, show_pair, sampled)
         self._draw_from(analogies)
 
     def _draw_from(self, analogies: Sequence[Analogy]) -> None:
@@ -72,8 +74,8 @@ class Examples:
         left, if values are not finite, or if the disk has no room; what was encoded until then is kept.
         """
         analogies = [analogy for analogy in dict.fromkeys(self.analogies) if not self._encoding.holds(analogy)]
-        captions = {analogy.caption for analogy in self.analogies} | ({""} if self.caption_dropout else set())
-        captions = sorted(caption for caption in captions if not self._encoding.holds(caption))
+        wanted = {analogy.caption for analogy in self.analogies} | ({""} if self.caption_dropout else set())
+        captions = sorted(caption for caption in wanted if not self._encoding.holds(caption))
         tell = progress or (lambda done, total: None)
         total = len(analogies) + len(captions)
         unreadable: dict[Path, str] = {}

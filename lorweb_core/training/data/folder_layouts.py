@@ -92,7 +92,8 @@ def _categories(reader: DataReader, path: Path) -> dict[str, str]:
 
 def _read_pair_folders(wanted: Wanted) -> list[Analogy]:
     """Read a folder for each edit: pairs NAME_before, NAME_after or before/NAME, after/NAME, maybe a caption.txt."""
-    pairs, lonely = {}, []
+    pairs: dict[str, list[Pair]] = {}
+    lonely: list[str] = []
     for edit in wanted.reader.folders(wanted.folder):
         before, after = (_by_name(wanted.reader, edit, side) for side in (0, 1))
         caption = wanted.caption(edit / "caption.txt")
@@ -119,7 +120,8 @@ def _by_name(reader: DataReader, edit: Path, side: int) -> dict[tuple[str, str],
 
 def _read_relation252k(wanted: Wanted) -> list[Analogy]:
     """Read a folder for each category, the edit; pictures of its Group1/labels.json are pairs, left and right."""
-    pairs, missing = {}, []
+    pairs: dict[str, list[Pair]] = {}
+    missing: list[str] = []
     for category in wanted.reader.folders(wanted.folder):
         path = category / "Group1" / "labels.json"
         labels = _read_entries(wanted.reader, path, "img_name", "edit_instruction")

@@ -70,7 +70,7 @@ def _read_routing(file: str, of: type, given: Mapping[str, Any], where: str) -> 
         values = {"external_query_model": None, "query_mode": "aa'bb'", **values}
     config = replace(_ROUTING, **values)
     heads, width = config.lora_heads, config.lora_keys_dim
-    if config.query_projection_type == "linear" and width % heads:
+    if config.query_projection_type == "linear" and width is not None and width % heads:
         raise wrong_value(file, key_path(where, "lora_heads"), heads, f"a divisor of lora_keys_dim, {width}")
     return config
 
