@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
+from bisect import bisect_right
 
 from .canvas import Canvas
 
