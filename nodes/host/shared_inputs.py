@@ -26,8 +26,8 @@ def basis(name: str = "basis", more: str = "") -> io.Input:
 
 def mixture(name: str = "mixture", more: str = "", optional: bool = False) -> io.Input:
     """Describe the socket of a mixture, whichever node made it; more: what else its tooltip says."""
-    told = _sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
-    return sockets.Mixture.Input(name, optional=optional, tooltip=told)
+    tooltip = _sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
+    return sockets.Mixture.Input(name, optional=optional, tooltip=tooltip)
 
 
 def a_prime(more: str = "") -> io.Input:

@@ -68,7 +68,11 @@ SOCKETS = {
         ["basis", "a", "a_prime", "b", "clip_vision", "demonstrations"],
         ["LORWEB_MIXTURE"],
     ),
-    "LoRWeBMixedLoRAApply": ("Mixed LoRA Apply", ["model", "mixture", "strength", "method"], ["MODEL"]),
+    "LoRWeBMixedLoRAApply": (
+        "Mixed LoRA Apply",
+        ["model", "mixture", "strength", "method", "run_time_rank", "run_time_error"],
+        ["MODEL"],
+    ),
     "LoRWeBExtendedAttention": (
         "Kontext Extended-Attention Conditioning",
         ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative", "layout", "demonstrations", *SPEED],
@@ -97,7 +101,7 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     assert [o.io_type for o in schema.outputs] == outputs
     assert all(i.tooltip for i in schema.inputs)
     optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method", "speed", "sampled"}
-    optional |= {"shares", "stored", "place"}
+    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error"}
     shows_or_cuts = {"LoRWeBExtendedAttention": {"mixture"}, "LoRWeBAnalogyResult": {"b", "mixture"}}
     assert {i.id for i in schema.inputs if i.optional} == set(inputs) & optional | shows_or_cuts.get(node_id, set())
 
