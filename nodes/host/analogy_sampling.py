@@ -29,6 +29,7 @@ BASES = "lorweb_bases"
 """Key in a model's transformer_options of the bases whose mixtures are on it."""
 
 WRAPPER = "lorweb-analogy-sampling"
+"""Key of what is put around a model's passes and runs, also on models that no mixture is added to at run time."""
 
 
 AT_START, NOT_KEPT = Place(0, 0), Keeping()
@@ -106,6 +107,7 @@ def _keepings(conds: dict[str, list[dict]], options: dict) -> list[WithReference
 def _forward(
     executor, x, timestep, context, y, guidance, ref_latents, control, transformer_options, **kwargs
 ) -> Tensor:
+    """Take a pass through the model as its conditioning is marked."""
     sampling = kwargs.pop(MARK, AS_PUBLISHED)
     sampling = replace(sampling, keeping=transformer_options.get(KEEPING, sampling.keeping))
     if sampling != AS_PUBLISHED:

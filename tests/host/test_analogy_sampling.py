@@ -430,7 +430,7 @@ def test_the_hosts_own_cache_is_refused_before_sampling(host, load_flux, keep, s
 
 @pytest.mark.parametrize("mode", ["caa'b", "aa'bb'"])
 def test_a_basis_that_looks_at_the_references_refuses_to_keep_them(host, load_flux, keep, show, tmp_path, mode):
-    basis = host.core.load_basis(parity.write_activation_checkpoint(tmp_path, "caa'b", "max"))
+    basis = host.core.load_basis(parity.write_activation_checkpoint(tmp_path, mode, "max"))
     routed = basis.route(None)
     patched = host.apply.apply_mixture(load_flux(), routed)
     shown = show("b' alone")
