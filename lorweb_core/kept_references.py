@@ -53,6 +53,10 @@ class Refresh(NamedTuple):
         return step // self.every if self.every else 0
 
 
+EACH_STEP = Refresh()
+"""References are computed in each step, as published."""
+
+
 class StoredForm(NamedTuple):
     """Hold tensors in some form, (…, width) each."""
 

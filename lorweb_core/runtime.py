@@ -6,7 +6,7 @@ have coefficients of its own, and an activation-routed basis new ones at every s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -33,9 +33,8 @@ class LayerSlice(NamedTuple):
 class PackedLinear(nn.Module):
     """Hold the basis of one Linear as a forward pass reads it: the N LoRAs of all its parts side by side."""
 
-    def __init__(self, parts: Sequence[LayerSlice], basis: LoRABasis, dtype: torch.dtype):
+    def __init__(self, parts: Sequence[LayerSlice], layers: Sequence[BasisLayer], routed: bool, dtype: torch.dtype):
         super().__init__()
-        layers: list[BasisLayer] = [basis.layers[part.layer] for part in parts]
 
         def keep(tensors: Sequence[Tensor | None]) -> nn.ParameterList:
             held = [t.to(dtype).contiguous() for t in tensors if t is not None]
@@ -50,9 +49,8 @@ class PackedLinear(nn.Module):
         self.down = keep([torch.cat([layer.A.mT.flatten(0, 1) for layer in layers])])
         # Each (out, N·r), as a weight lies: in this order a CPU multiplies in two thirds of the time.
         self.ups = keep([layer.B.flatten(0, 1).T for layer in layers])
-        routed = [] if basis.config.external_query else layers
-        self.keys = keep([layer.keys for layer in routed])
-        self.projections = keep([layer.projection for layer in routed])
+        self.keys = keep([layer.keys for layer in layers if routed])
+        self.projections = keep([layer.projection for layer in layers if routed])
 
     def hidden(self, x: Tensor) -> Tensor:
         """Compute x A of all parts, (…, ΣN·r)."""
@@ -88,7 +86,8 @@ class PackedLinear(nn.Module):
 class PackedBasis(nn.Module):
     """Hold a basis for models that fuse its layers in one way, in their dtype; all its mixtures share it.
 
-    linears: name of a Linear within the model → its parts.
+    linears: name of a Linear within the model → its parts. layer: makes what is held of a layer by its name, as
+    `LightMixture.layer` does; None takes the basis's own.
     """
 
     def __init__(
@@ -97,13 +96,15 @@ class PackedBasis(nn.Module):
         linears: Mapping[str, Sequence[LayerSlice]],
         dtype: torch.dtype,
         progress: Progress | None = None,
+        layer: Callable[[str], BasisLayer] | None = None,
     ):
         super().__init__()
+        layer, routed = layer or basis.layers.__getitem__, not basis.config.external_query
         self._packed: dict[str, PackedLinear] = {}
         for done, (name, parts) in enumerate(linears.items()):
             if progress:
                 progress(done, len(linears))
-            self._packed[name] = PackedLinear(parts, basis, dtype)
+            self._packed[name] = PackedLinear(parts, [layer(part.layer) for part in parts], routed, dtype)
         self._linears = nn.ModuleList(self._packed.values())  # names with dots are none for a ModuleDict
 
     def items(self) -> list[tuple[str, PackedLinear]]:
@@ -111,10 +112,14 @@ class PackedBasis(nn.Module):
 
 
 class RuntimeMixture:
-    """Add a mixture to the outputs of a model's Linears, in the forward passes within `attached`."""
+    """Add a mixture to the outputs of a model's Linears, in the forward passes within `attached`.
 
-    def __init__(self, mixture: Mixture, strength: float):
+    coefficients: of what the packed basis holds, where that is not the mixture's own: those of its `LightMixture`.
+    """
+
+    def __init__(self, mixture: Mixture, strength: float, coefficients: Mapping[str, Tensor] | None = None):
         self.mixture = mixture
+        self.coefficients = mixture.coefficients if coefficients is None else coefficients
         self.strength = strength
         self._weights: dict[tuple[PackedLinear, torch.device, torch.dtype], Tensor] = {}
 
@@ -150,11 +155,11 @@ class RuntimeMixture:
 
     def _weights_of(self, packed: PackedLinear, x: Tensor, tokens: Tokens) -> Tensor:
         """Compute strength · scale · c for each column of `down`: (1, ΣN·r), or (batch, ΣN·r), one row a picture."""
-        if not self.mixture.coefficients:
+        if not self.coefficients:
             return self._spread(packed, self._route(packed, x, tokens), x)
         place = (packed, x.device, x.dtype)
         if place not in self._weights:
-            known = [torch.atleast_2d(self.mixture.coefficients[part.layer]) for part in packed.parts]
+            known = [torch.atleast_2d(self.coefficients[part.layer]) for part in packed.parts]
             self._weights[place] = self._spread(packed, known, x)
         weights = self._weights[place]
         # Samplers lay the conditional and the unconditional batch one after the other, each in the mixture's order.

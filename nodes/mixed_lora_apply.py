@@ -13,8 +13,10 @@ from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from ..lorweb_core.errors import shown
 from ..lorweb_core.layer_check import check_layers
 from .host import shared_inputs
+from .host.analogy_sampling import follow_marks
 from .host.checked_node import CheckedNode
 from .host.flux_layers import HostKeys, known_layers, layer_shape
+from .host.held_rank import HeldRank
 from .host.quantization import quantized_as
 from .host.runtime_injection import inject_mixture
 from .host.weight_adapter import MixedLoRAAdapter
@@ -47,28 +49,67 @@ class MixedLoRAApply(CheckedNode):
                     "says which and why.",
                     optional=True,
                 ),
+                io.Int.Input(
+                    "run_time_rank",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="The rank that the mixture is held in at run time; the log says the error. 0 goes by "
+                    "run_time_error. At rank 32, a quarter of the released bases' memory and products. A merged "
+                    "mixture is always whole.",
+                ),
+                io.Float.Input(
+                    "run_time_error",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.001,
+                    round=False,
+                    tooltip="The share of each layer's change that may be left out at run time, 0.01 for 1 %; the log "
+                    "says the ranks. 0 leaves out nothing with method runtime; with method auto, up to 1 % where that "
+                    "saves a quarter or more.",
+                ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with this analogy's LoRA in it.")],
         )
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, mixture: Mixture, strength: float = 1.0, method: str = "auto"
+        cls,
+        model: ModelPatcher,
+        mixture: Mixture,
+        strength: float = 1.0,
+        method: str = "auto",
+        run_time_rank: int = 0,
+        run_time_error: float = 0.0,
     ) -> io.NodeOutput:
-        return io.NodeOutput(apply_mixture(model, mixture, strength, method))
+        return io.NodeOutput(apply_mixture(model, mixture, strength, method, run_time_rank, run_time_error))
 
 
-def apply_mixture(model: ModelPatcher, mixture: Mixture, strength: float = 1.0, method: str = "auto") -> ModelPatcher:
+def apply_mixture(
+    model: ModelPatcher,
+    mixture: Mixture,
+    strength: float = 1.0,
+    method: str = "auto",
+    run_time_rank: int = 0,
+    run_time_error: float = 0.0,
+) -> ModelPatcher:
     """Clone `model` and put the mixture on the clone; `model` is untouched and no weight is read yet.
 
     method: "merge" adds ΔW to the weights when the host loads them, "runtime" adds the mixture to the layers' outputs
-    in the forward pass, "auto" chooses and logs why. Raises LoRWebError if the model is no FLUX.1 or does not have
-    every layer of the basis in its size, or if the mixture cannot be merged.
+    in the forward pass, "auto" chooses and logs why. run_time_rank, run_time_error: what a mixture at run time is
+    brought down to; of both 0, "runtime" is exact, and "auto" leaves out up to 1 % where that is worth it. Raises
+    LoRWebError if the model is no FLUX.1 or does not have every layer of the basis in its size, if the mixture cannot
+    be merged, or if a number is out of range.
     """
     if method not in METHODS:
         raise LoRWebError(f"method is {shown(method)}; expected one of: {', '.join(METHODS)}.")
     if not math.isfinite(strength):
         raise LoRWebError(f"strength is {strength}; expected a number, 1.0 as trained.")
+    held = HeldRank(run_time_rank, run_time_error, method == "auto")
+    held.check()
     mixture.check_values()
     keys = _host_keys(model, mixture.basis)
     unmergeable = _why_not_merged(mixture)
@@ -81,9 +122,11 @@ def apply_mixture(model: ModelPatcher, mixture: Mixture, strength: float = 1.0, 
         log.info("%s: method auto takes %s, because %s.", mixture.basis.name, method, why)
     patched = model.clone()
     if strength == 0:
+        follow_marks(patched)
         return patched
+    follow_marks(patched, mixture.basis)
     if method == "runtime":
-        inject_mixture(patched, mixture, strength, keys)
+        inject_mixture(patched, mixture, strength, keys, held)
     else:
         layers = mixture.basis.layers
         patches = {

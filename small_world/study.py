@@ -16,6 +16,7 @@ import torch
 
 from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
+from lorweb_core.kept_references import EACH_STEP, Refresh
 from lorweb_core.query import QUERY_MODES
 from lorweb_core.training.settings.config import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
@@ -134,10 +135,17 @@ def evaluate_splits(benchmark: Benchmark, variant: Variant, basis: TrainableBasi
     return {name: evaluate(benchmark, variant, basis, drawn) for name, drawn in analogies.items()}
 
 
-def evaluate(benchmark: Benchmark, variant: Variant, basis: TrainableBasis, analogies: Analogies) -> dict[str, float]:
+def evaluate(
+    benchmark: Benchmark,
+    variant: Variant,
+    basis: TrainableBasis,
+    analogies: Analogies,
+    refresh: Refresh = EACH_STEP,
+    seed: int = 0,
+) -> dict[str, float]:
     """Solve analogies: the error of b', that of copying b, and how b' follows a', each the mean."""
     encoded = queries(analogies, variant.mode, benchmark.encoder)
-    solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder)
+    solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder, refresh, seed)
     return {name: round(getattr(solved, name).mean().item(), 5) for name in ("error", "copying", "follows")}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -42,7 +43,9 @@ def run(comfyui: Path) -> None:
         measure_loading(host, path)
         mixture = measure_further_analogy(host, path)
         measure_encoding(host)
+        measure_lower_rank(host, path, mixture)
         measure_patching(host, mixture)
+        measure_lower_rank(host, path)
         measure_step(host, path.with_name("blocks.safetensors"))
     print_table(values)
 
@@ -162,6 +165,30 @@ def measure_patching(host, mixture) -> None:
     compare("Patch a double and a single block", patch("ours"), patch("lora"), "ordinary LoRA of rank 128", runs=9)
 
 
+def measure_lower_rank(host, path: Path) -> None:
+    """Time handing over mixtures of the whole basis at run time, in rank 32, and compare what is held in bfloat16."""
+    import torch
+    from host_process import FLUX_1, build_model
+
+    basis, model = host.core.load_basis(path), build_model("Flux", FLUX_1, dtype=torch.bfloat16)
+    mixtures = [basis.route(torch.randn(1, 3, 768)) for _ in range(4)]
+
+    def hand_over(rank: int, mixture) -> tuple[float, int]:
+        start = time.perf_counter()
+        patched = host.apply.apply_mixture(model, mixture, method="runtime", run_time_rank=rank)
+        took = time.perf_counter() - start
+        ((held,),) = patched.additional_models.values()
+        return took, sum(values.numel() * values.itemsize for values in held.model.parameters())
+
+    first, *further = (hand_over(32, mixture) for mixture in mixtures)
+    whole, size = hand_over(0, mixtures[0])
+    row("Bring a mixture to rank 32 and pack it, the first of a basis", seconds(first[0]))
+    taken = statistics.median(took for took, _ in further)
+    row("The same, a further one", seconds(taken), f"{seconds(whole)} packing all of rank 128, once", "")
+    held = f"{megabytes(size)} all of rank 128", f"{first[1] / size:.2f} ×"
+    row("What is held of it", megabytes(first[1]), *held)
+
+
 def measure_step(host, path: Path) -> None:
     """Compare a call of the model with the mixture merged, at run time and in the published form with the base's."""
     import comfy.model_management
@@ -195,9 +222,12 @@ def measure_step(host, path: Path) -> None:
 
     runtime, published = partial(injected, host, base, one), partial(published_form, host, base, basis, query[0])
     quarter = step(base, side=64, text=512)
-    plain, ours, theirs = in_turn(quarter, runtime, published, runs=11)
+    light = partial(injected, host, base, one, rank=32)
+    plain, ours, lightened, theirs = in_turn(quarter, runtime, light, published, runs=11)
     ratio_row("A step of 2,560 tokens at run time", ours, plain, "base model's step")
+    ratio_row("The same in rank 32", lightened, plain, "base model's step")
     overhead_row("What run time adds to it", added(ours, plain), added(theirs, plain), "what the published form adds")
+    overhead_row("What rank 32 adds to it", added(lightened, plain), added(ours, plain), "what all of rank 128 adds")
 
     single, batch = step(base), step(base, 4)
     plain, alone = in_turn(single, runtime, runs=15)
@@ -223,9 +253,10 @@ def overhead_row(name: str, ours: Sequence[float], theirs: Sequence[float], labe
 
 
 @contextmanager
-def injected(host, model, mixture):
-    """Give `model` the wrappers that a clone with the mixture at run time has."""
-    plain, model.wrappers = model.wrappers, host.apply.apply_mixture(model, mixture, method="runtime").wrappers
+def injected(host, model, mixture, rank: int = 0):
+    """Give `model` the wrappers that a clone with the mixture at run time has, in a rank or in all of the basis's."""
+    patched = host.apply.apply_mixture(model, mixture, method="runtime", run_time_rank=rank)
+    plain, model.wrappers = model.wrappers, patched.wrappers
     yield
     model.wrappers = plain
 

@@ -40,7 +40,7 @@ from lorweb_core import load_basis
 from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.fitting.attached import AttachedBasis
 from lorweb_core.training.data.batch import Batch, Text
-from lorweb_core.training.objective import denoising_loss, to
+from lorweb_core.training.objective import denoising_loss, move_batch
 from lorweb_core.training.seeds import generator
 
 LABEL = f"one LoRA of rank {RANK}"
@@ -97,7 +97,7 @@ def _step(
 ) -> Step:
     """Make one step with a batch that is always the same."""
     optimizer = torch.optim.Adam(learned, lr=1e-3)
-    batch, random = to(_analogy(options), base), generator(0)
+    batch, random = move_batch(_analogy(options), base), generator(0)
     noise, t = torch.randn(batch.target.shape, generator=random), torch.rand(options.batch, generator=random)
 
     def step() -> None:

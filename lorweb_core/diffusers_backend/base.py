@@ -46,6 +46,7 @@ class FluxBase:
         self.model = transformer
         self.decode = decode
         self.guidance = guidance
+        self._after_step: Callable[[], None] | None = None
         self.device = transformer.device
         self.dtype = transformer.dtype
         chosen = chosen_layers(transformer, layers)
@@ -64,14 +65,17 @@ class FluxBase:
             self.guidance = before
 
     @contextmanager
-    def keeping(self, refresh: Refresh, noise: int, steps: int) -> Iterator[Callable[[], None]]:
-        """Compute the references of one run in the steps that `refresh` says; yields what to call after each step.
+    def keeping(self, refresh: Refresh, noise: int, steps: int) -> Iterator[None]:
+        """Compute the references in the steps that `refresh` says, within, where each call of `velocity` is a step.
 
-        noise: number of tokens that are denoised.
+        noise: number of tokens that are denoised. Not for bases that are routed by activation.
         """
-        # Where they are, `velocity` says by itself.
-        with analogy_passes(self.model, noise, Place(0, 0), refresh, steps) as passes:
-            yield passes.next_step
+        with analogy_passes(self.model, noise, ORIGIN, refresh, steps) as passes:
+            self._after_step = passes.next_step
+            try:
+                yield
+            finally:
+                self._after_step = None
 
     @contextmanager
     def training(self, checkpointing: bool) -> Iterator[None]:
@@ -93,7 +97,10 @@ class FluxBase:
         place: Place = ORIGIN,
         every_token: bool = True,
     ) -> Tensor:
-        return flux_velocity(self.model, x, t, reference, text, self.guidance, place, merge_text=not every_token)
+        made = flux_velocity(self.model, x, t, reference, text, self.guidance, place, merge_text=not every_token)
+        if self._after_step:
+            self._after_step()
+        return made
 
     def tokens(self, batch: Batch) -> Tokens:
         return Tokens(batch.text.tokens.shape[1], batch.reference.shape[-2] * batch.reference.shape[-1] // 4)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError, named
-from .compressed import Factors, mixed_factors, squared_rounding, squared_rounding_of_many
+from ..low_rank import Factors, mixed_factors, squared_rounding, squared_rounding_of_many
 
 # An exact file's rounding is measured on about so many rows and columns of each layer, evenly spread.
 _SAMPLE = 256

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..basis import Progress
 from ..checkpoint import BasisLayer
 from ..errors import LoRWebError, named, shown
+from ..low_rank import Decomposed, Factors, decompose, mixed_factors, squared_rounding
 from ..mixture import Mixture
 from ..space.gram import basis_gram, inner
-from .compressed import Decomposed, Factors, decompose, mixed_factors, squared_rounding
 from .exact import check_finite, exact_rounding, exact_tensors
 from .lora_file import layers_to_write, lora_metadata, write_lora
 from .report import LayerReport, Report, error_curve, total_error

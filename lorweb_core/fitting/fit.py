@@ -22,7 +22,7 @@ from ..space.fingerprint import fingerprint
 from ..training.data.batch import Batch
 from ..training.data.encoding import Encoders
 from ..training.flow_matching import draw_timesteps
-from ..training.objective import Base, denoising_loss, grid_tokens, to
+from ..training.objective import Base, denoising_loss, grid_tokens, move_batch
 from ..training.seeds import generator
 from ..triplet import Triplet
 from .attached import AttachedBasis
@@ -198,7 +198,7 @@ class Fit:
         leaf = table.detach().to(self.base.device).requires_grad_()
         for first in range(0, len(drawn), self.settings.together):
             part = slice(first, first + self.settings.together)
-            batch, t = to(joined(drawn[part]), self.base), times[part]
+            batch, t = move_batch(joined(drawn[part]), self.base), times[part]
             self.attached.mix(leaf)
             loss = denoising_loss(self.base, batch, t, noises[part], torch.ones_like(t)).sum() / len(drawn)
             loss.backward()
@@ -226,7 +226,7 @@ class Fit:
             # The middles of eight equal parts of the levels' distribution, `sigmoid`.
             t = torch.tensor([NormalDist().inv_cdf((number + 0.5) / APART) for number in numbers]).sigmoid()
             noise = torch.cat([self._apart(number, batch) for number in numbers])
-            total += denoising_loss(self.base, to(batch, self.base), t, noise, torch.ones_like(t)).sum().item()
+            total += denoising_loss(self.base, move_batch(batch, self.base), t, noise, torch.ones_like(t)).sum().item()
         return total / APART
 
     def _apart(self, number: int, like: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..mixture import Mixture
 from ..pictures.strip import strip
 from ..training.data.batch import Batch
-from ..training.objective import Base, to
+from ..training.objective import Base, move_batch
 from ..training.samples import denoise
 from .attached import AttachedBasis
 from .examples import Pair
@@ -28,4 +28,4 @@ def make_example(base: Base, attached: AttachedBasis, mixture: Mixture, batch: B
     """Sample a' by a mixture, (h, w, 3) in 0–1."""
     attached.mix(mixture.table.to(base.device))
     with base.guided(settings.preview_guidance):
-        return denoise(base, to(batch, base), settings.preview_steps, settings.seed)[0]
+        return denoise(base, move_batch(batch, base), settings.preview_steps, settings.seed)[0]

@@ -76,7 +76,7 @@ class Objective(nn.Module):
         base, settings = self.base, self.settings
         t = draw_timesteps(settings.timestep_type, len(batch.target), grid_tokens(batch), generator)
         noise = torch.randn(batch.target.shape, generator=generator)
-        batch = to(batch, base)
+        batch = move_batch(batch, base)
         self.basis.route(batch.query, base.tokens(batch))
         result_weight = settings.result_weight if settings.sampled == "grid" else 1.0
         every_token = not self.basis.config.external_query
@@ -109,7 +109,7 @@ def grid_tokens(batch: Batch) -> int:
     return batch.reference.shape[-2] * batch.reference.shape[-1] // 4
 
 
-def to(batch: Batch, base: Base) -> Batch:
+def move_batch(batch: Batch, base: Base) -> Batch:
     """Move a batch to the base's device and dtype; the query stays float32, in which routing is done."""
 
     def moved(values: Tensor) -> Tensor:

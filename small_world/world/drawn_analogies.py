@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.encoder import VisionEncoder
+from lorweb_core.kept_references import EACH_STEP, Refresh
 from lorweb_core.query import encode_queries
 from lorweb_core.training import samples
 from lorweb_core.training.data.batch import Batch
@@ -103,17 +104,25 @@ class Solved(NamedTuple):
 
 @torch.no_grad()
 def solve(
-    analogies: Analogies, queries: Tensor, basis: TrainableBasis, base: FluxBase, encoder: VisionEncoder
+    analogies: Analogies,
+    queries: Tensor,
+    basis: TrainableBasis,
+    base: FluxBase,
+    encoder: VisionEncoder,
+    refresh: Refresh = EACH_STEP,
+    seed: int = 0,
 ) -> Solved:
-    """Solve all analogies, each from noise that depends on its place alone."""
-    parts = torch.arange(len(queries)).split(BATCH)
-    batches = [analogies.batch(part, queries) for part in parts]
-    made = torch.cat(
-        [
-            samples.result_of(samples.solve(basis, base, batch, STEPS, int(part[0])), batch)
-            for part, batch in zip(parts, batches, strict=True)
-        ]
-    )
+    """Solve all analogies, each from noise that depends on the seed and its place alone.
+
+    refresh: in which steps the references are computed.
+    """
+
+    def results(part: Tensor) -> Tensor:
+        batch = analogies.batch(part, queries)
+        with base.keeping(refresh, batch.target[0, 0].numel() // 4, STEPS):
+            return samples.result_of(samples.solve(basis, base, batch, STEPS, seed + int(part[0])), batch)
+
+    made = torch.cat([results(part) for part in torch.arange(len(queries)).split(BATCH)])
     made = made.movedim(-1, 1).clamp(0, 1)
     (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.examples, analogies.tasks))
 

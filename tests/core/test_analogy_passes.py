@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorweb_core import load_basis
-from lorweb_core.grid import reference_grid
-from lorweb_core.kept_references import KeptReferences, Refresh
-from lorweb_core.layout import Place, Size
+from lorweb_core.grid import Size, reference_grid
+from lorweb_core.kept_references import EACH_STEP, KeptReferences, Refresh
+from lorweb_core.layout import ORIGIN, Place
 from lorweb_core.query import encode_query
+from lorweb_core.training.data.batch import Text
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install .[cli]")
 pytest.importorskip("transformers", reason="needs transformers: pip install .[cli]")
@@ -26,6 +27,7 @@ pytest.importorskip("transformers", reason="needs transformers: pip install .[cl
 import diffusers
 from diffusers.models.transformers.transformer_flux import FluxAttention
 
+from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.diffusers_backend.pipeline import Analogy, load_vision_encoder, merge, run_analogy
 from lorweb_core.diffusers_backend.sampling import analogy_passes
 from small_world.models.diffusers_folder import write_pipeline
@@ -35,8 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CHANNELS, TEXT, POOLED = 16, 24, 12
 NOISE, REFERENCE, WORDS, STEPS = Size(2, 3), Size(4, 6), 5, 5
 """Sizes in tokens."""
-ORIGIN, PLACE = Place(0, 0), Place(2, 3)
-EXACT = Refresh()
+PLACE = Place(2, 3)
 
 
 def a_flux(head: int = 32):
@@ -98,21 +99,21 @@ def sample(transformer, inputs: Inputs, place: Place, after_step: Callable[[], N
     return x
 
 
-def sample_changed(transformer, inputs: Inputs, place: Place = PLACE, refresh: Refresh = EXACT) -> Tensor:
+def sample_changed(transformer, inputs: Inputs, place: Place = PLACE, refresh: Refresh = EACH_STEP) -> Tensor:
     """Sample from noise whose positions begin at (0, 0), within `analogy_passes`."""
     with analogy_passes(transformer, inputs.noise.shape[1], place, refresh, STEPS) as passes:
         return sample(transformer, inputs, ORIGIN, passes.next_step)
 
 
 @contextmanager
-def frozen_references(transformer, computed: set[int]) -> Iterator[None]:
+def frozen_references(transformer, computed: set[int], prompts: int = 2) -> Iterator[None]:
     """Give all attentions, within, the reference tokens as they were in the last of the steps that are `computed`."""
     references, seen, passes = REFERENCE.height * REFERENCE.width, {}, {}
 
     def before(module, args, inputs):
         number = passes.setdefault(module, 0)
         passes[module] += 1
-        step, prompt = divmod(number, 2)
+        step, prompt = divmod(number, prompts)
         states = inputs["hidden_states"].clone()
         if step in computed:
             seen[module, prompt] = states[:, -references:].clone()
@@ -219,6 +220,34 @@ def test_nothing_is_left_on_the_model_where_a_run_is_interrupted(at):
     assert untouched(transformer) == before
     handle.remove()
     assert torch.equal(sample(transformer, inputs, PLACE), sample(a_flux(), inputs, PLACE))
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["equal text tokens as one", "every text token"])
+def test_the_base_keeps_the_references_of_a_run(merged):
+    """Of a text of five tokens and so much padding that one token stands for, with a bias in the attention."""
+    random = torch.Generator().manual_seed(4)
+    words = torch.randn(2, 6, TEXT, generator=random)
+    words = torch.cat([words[:, :5], words[:, 5:].expand(-1, 20, -1)], 1)
+    text = Text(words, torch.randn(2, POOLED, generator=random))
+    noise = torch.randn(2, CHANNELS, 2 * NOISE.height, 2 * NOISE.width, generator=random)
+    reference = torch.randn(2, CHANNELS, 2 * REFERENCE.height, 2 * REFERENCE.width, generator=random)
+    base = FluxBase(a_flux(), decode=lambda latents: latents)
+
+    def sampled(every_token: bool) -> Tensor:
+        x = noise
+        for step in range(STEPS):
+            t = torch.full((2,), 1 - step / STEPS)
+            x = x - base.velocity(x, t, reference, text, PLACE, every_token) / STEPS
+        return x
+
+    with frozen_references(base.model, {0, 3}, prompts=1):
+        expected = sampled(every_token=True)
+    before = untouched(base.model)
+    with base.keeping(Refresh(3), NOISE.height * NOISE.width, STEPS):
+        made = sampled(every_token=not merged)
+    close(made, expected)
+    assert untouched(base.model) == before
+    close(sampled(every_token=not merged), sampled(every_token=True))
 
 
 # The whole analogy

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorweb_core.checkpoint import BasisLayer
-from lorweb_core.export.compressed import (
+from lorweb_core.low_rank import (
     Factors,
     decompose,
     mixed_factors,
