@@ -13,6 +13,8 @@ from ..errors import LoRWebError
 from ..grid import Size, grid_sizes, reference_grid, resize
 from ..training.data.batch import Batch, Text
 from ..training.data.encoding import Encoders
+from ..training.flow_matching import draw_timesteps
+from ..training.objective import grid_tokens
 from ..training.seeds import generator
 from ..triplet import rgb_image
 from .augmentation import AS_IT_IS, View, draw_view
@@ -145,14 +147,24 @@ def _with_last_cell(grid: Tensor, cell: Tensor) -> Tensor:
     return changed
 
 
-def draw(examples: Sequence[Batch], settings: FitSettings, step: int) -> tuple[list[Batch], torch.Generator]:
-    """Draw the analogies of a step, one for each noise, and what their noises are drawn by.
+class Draw(NamedTuple):
+    """Hold what one step is fitted to."""
 
-    It depends on nothing but the seed and the step.
-    """
+    batches: list[Batch]
+    """An analogy for each noise."""
+    times: Tensor
+    """(noises,)"""
+    noises: Tensor
+    """(noises, C, h, w)"""
+
+
+def draw(examples: Sequence[Batch], settings: FitSettings, step: int) -> Draw:
+    """Draw what a step is fitted to. It depends on nothing but the seed and the step."""
     random = generator(settings.seed, _STEPS, step)
     which = torch.randint(len(examples), (settings.noises,), generator=random)
-    return [examples[int(i)] for i in which], random
+    batches = [examples[int(i)] for i in which]
+    times = draw_timesteps("sigmoid", len(batches), grid_tokens(batches[0]), random)
+    return Draw(batches, times, torch.randn(joined(batches).target.shape, generator=random))
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

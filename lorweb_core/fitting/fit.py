@@ -21,8 +21,7 @@ from ..pictures.thumbnails import make_thumbnails
 from ..space.fingerprint import fingerprint
 from ..training.data.batch import Batch
 from ..training.data.encoding import Encoders
-from ..training.flow_matching import draw_timesteps
-from ..training.objective import Base, denoising_loss, grid_tokens, move_batch
+from ..training.objective import Base, denoising_loss, move_batch
 from ..training.seeds import generator
 from ..triplet import Triplet
 from .attached import AttachedBasis
@@ -189,10 +188,7 @@ class Fit:
         return self.done >= self.settings.steps or self.since >= PATIENCE
 
     def _gradients(self) -> float:
-        drawn, random = draw(self.examples.fitted, self.settings, self.done)
-        whole = joined(drawn)
-        times = draw_timesteps("sigmoid", len(drawn), grid_tokens(whole), random)
-        noises = torch.randn(whole.target.shape, generator=random)
+        drawn, times, noises = draw(self.examples.fitted, self.settings, self.done)
         total = 0.0
         table = self.point()
         leaf = table.detach().to(self.base.device).requires_grad_()

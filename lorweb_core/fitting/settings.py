@@ -45,7 +45,7 @@ class FitSettings:
     """Adam's learning rate."""
     seed: int = 50
     """Of noises, views and their order."""
-    pull: float = 10.0
+    pull: float = 2.0
     """Weight of the mean squared distance of the coefficients from the start, beside the loss."""
     views: int = 4
     """Views of each pair that are encoded: as it is, and changed by the following in turn; 1 with none of them."""
