@@ -15,6 +15,7 @@ from ..errors import LoRWebError
 from ..fitting.arguments import FitRequest
 from ..fitting.examples import read_pairs
 from ..fitting.fit import Callbacks, checked_start, fit_mixture
+from ..fitting.memory import estimate, short_of
 from ..fitting.settings import FitSettings
 from ..mixture import Mixture
 from ..space.mixture_file import load_mixture, save_mixture
@@ -23,7 +24,7 @@ from ..training.settings.config import ModelSettings, TrainSettings
 from ..triplet import Triplet
 from .encoders import DTYPES, KontextEncoders, load_base
 from .fit_terminal import FitBars
-from .pipeline import check_model, check_number, find_device, load_vision_encoder
+from .pipeline import check_model, check_number, find_device, load_vision_encoder, outline
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def run_fit(request: FitRequest) -> None:
     basis.check_values()
     check_model(request.model, basis)
     pairs = read_pairs(request.pairs)
+    _tell_memory(basis, model, request.settings, place)
     start = _start(basis, request.start, request.encoder, pairs)
     bars = FitBars(keeps=True)
     with bars.shown():
@@ -54,6 +56,21 @@ def run_fit(request: FitRequest) -> None:
     if bars.stopped:
         log.info("Interrupted after step %d: what was best until then is in the file.", bars.stopped)
         raise KeyboardInterrupt
+
+
+def _tell_memory(basis: LoRABasis, model: ModelSettings, settings: FitSettings, place: torch.device) -> None:
+    transformer = outline(model.name_or_path)
+    values, size = sum(p.numel() for p in transformer.parameters()), 4 if place.type == "cpu" else 2
+    # As `load_base` holds it; offloaded, about a twentieth is on the GPU at a time.
+    on_gpu = place.type == "cuda"
+    held = values * size // 20 if on_gpu and model.offload else values if on_gpu and model.quantize else values * size
+    of = transformer.config
+    hidden, blocks = of.num_attention_heads * of.attention_head_dim, of.num_layers + of.num_single_layers
+    needed = estimate(basis, held, hidden, blocks, settings, model.text_tokens, size)
+    log.info("Fitting takes about %s.", needed)
+    short = short_of(needed, place)
+    if short:
+        log.warning("%s The options --quantize and --offload need less, too.", short)
 
 
 def _start(basis: LoRABasis, start: str, encoder: str | Path | None, pairs: Sequence[tuple[Tensor, Tensor]]) -> Mixture:
