@@ -67,13 +67,13 @@ _SEVERAL = ("new_edits", "new_pairs", "placed")
 WAYS = {
     "routed": Way((*_ALL, "placed"), 0),
     "fitted": Way((*_ALL, "placed")),
-    "fitted without flips": Way((*_ALL, "placed"), flips=False),
+    "fitted without flips": Way(("new_edits", "placed"), flips=False),
     "a LoRA of rank 4, 20 steps": Way(_NEW, 20, 4),
     "a LoRA of rank 16, 20 steps": Way(_NEW, 20, 16),
     "fitted from a query of zeros": Way(_NEW, zeros=True),
     "fitted to two pairs": Way(_SEVERAL, pairs=2),
     "fitted to four pairs": Way(_SEVERAL, pairs=4),
-    "fitted, 60 steps": Way(_ALL, 60),
+    "fitted, 60 steps": Way(_NEW, 60),
     "a LoRA of rank 4, 60 steps": Way(_NEW, 60, 4),
     "a LoRA of rank 16, 60 steps": Way(_NEW, 60, 16),
 }

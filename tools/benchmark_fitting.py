@@ -47,7 +47,7 @@ LABEL = f"one LoRA of rank {RANK}"
 
 
 def main() -> None:
-    options = read_options(__doc__, STEPS)
+    options = read_options(__doc__, STEPS, cell=256)
     if options.peak_of:
         step = STEPS[options.peak_of](options)
         for _ in range(3):

@@ -70,11 +70,13 @@ def tell(options: argparse.Namespace, tokens: int) -> None:
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, peft {peft.__version__}.")
 
 
-def read_options(description: str, steps: Iterable[str]) -> argparse.Namespace:
-    """Read what a benchmark of steps is told."""
+def read_options(description: str, steps: Iterable[str], cell: int = 128) -> argparse.Namespace:
+    """Read what a benchmark of steps is told. cell: pixels a side on a CPU."""
     on_gpu = DEVICE.type == "cuda"
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--cell", type=int, default=512 if on_gpu else 128, help="pixels a side (default: %(default)s)")
+    parser.add_argument(
+        "--cell", type=int, default=512 if on_gpu else cell, help="pixels a side (default: %(default)s)"
+    )
     parser.add_argument("--text", type=int, default=512 if on_gpu else 128, help="tokens (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="analogies a step (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=20 if on_gpu else 9, help="pairs of steps (default: %(default)s)")

@@ -92,7 +92,7 @@ def test_a_mixture_is_fitted_and_says_so(models, tmp_path, capsys):
 
 
 def test_memory_is_told_before_anything_is_loaded(models, tmp_path, capsys, monkeypatch):
-    """Of the released basis on FLUX.1 Kontext in bf16 at 1 megapixel by hand; the command tells it of what it is given."""
+    """By hand for the released basis on FLUX.1 Kontext in bf16 at 1 megapixel; the command, of what it is given."""
     told = estimate(released(), 24_000_000_000, 3072, 57, FitSettings(), 512, 2)
     values = 494 * 32 * 4 * (3072 + 3072)
     assert told.basis == 2 * values
