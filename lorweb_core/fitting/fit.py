@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from statistics import NormalDist
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from .coefficients import FITTED
 from .examples import Examples, Pair, draw, encode_examples, joined, read_pairs
 from .preview import preview
 from .settings import FitSettings
+from .state import FitState
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,9 @@ class Callbacks:
     def on_preview(self, strip: Tensor) -> None:
         """Look at the example, (H, W, 3) in 0–1: a, a' as it is and as the best point so far makes it."""
 
+    def on_state(self, state: FitState) -> None:
+        """Hear where the fit stands before its first step and after each: given this, it goes on from there."""
+
     def on_step(self, step: FitStep, steps: int) -> None:
         """Hear of a step, and of how many there are at most."""
 
@@ -87,12 +92,16 @@ def fit_mixture(
     pairs: Sequence[tuple[Tensor, Tensor]],
     settings: FitSettings | None = None,
     callbacks: Callbacks | None = None,
+    state: FitState | None = None,
 ) -> Mixture:
     """Fit a mixture of one analogy to pairs (a, a') of one edit, (H, W, 3) in 0–1, each of any size.
 
     start: None for the mixture of a query of zeros. The result is on what is kept apart, noises of their own or from
     three pairs on the last one, no worse than the start; where it stays best, it is the result. The same settings give
     the same bits. The base's weights and flags are afterwards what they were.
+
+    state: where an earlier fit of the same inputs stood, of no more than `settings.steps` steps; it then comes to what
+    one without a break does.
 
     Cancelled, or with a loss that is not finite, a fit comes to the best point so far. Raises LoRWebError for bad
     input, and if already the start gives a loss that is not finite.
@@ -107,7 +116,7 @@ def fit_mixture(
         held.enter_context(frozen(base.model))
         attached = AttachedBasis(basis, base)
         held.enter_context(attached.attached())
-        found = _run(Fit(base, attached, start, examples, settings), read[0], callbacks)
+        found = _run(Fit(base, attached, start, examples, settings, state), read[0], callbacks)
     return replace(found, thumbnails=make_thumbnails([Triplet(list(read), read[0].a)]))
 
 
@@ -148,7 +157,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class Fit:
     """Go step by step from a start, and keep the best point; each step is a function of the seed and its number."""
 
-    def __init__(self, base: Base, attached: AttachedBasis, start: Mixture, examples: Examples, settings: FitSettings):
+    def __init__(
+        self,
+        base: Base,
+        attached: AttachedBasis,
+        start: Mixture,
+        examples: Examples,
+        settings: FitSettings,
+        state: FitState | None = None,
+    ):
         self.base, self.attached, self.settings = base, attached, settings
         self.examples = examples
         self.start = start.table.float().clone()
@@ -156,11 +173,13 @@ class Fit:
         self.done = 0
         """Steps."""
         self.best = start
-        self.lowest = self.judge()
+        self._optimizer = torch.optim.Adam(self.point.parameters(), lr=settings.rate)
+        self.lowest = self.judge() if state is None else state.lowest
         """Loss of the best point on what is kept apart."""
         self.since = 0
         """Comparisons since the best point was found."""
-        self._optimizer = torch.optim.Adam(self.point.parameters(), lr=settings.rate)
+        if state is not None:
+            self._resume(state)
         if not torch.isfinite(torch.tensor(self.lowest)):
             raise LoRWebError(
                 "The loss of the start is not a finite number. Look at the pair and the mixture, or load the model in "
@@ -177,14 +196,28 @@ class Fit:
             raise NotFinite(f"The loss of step {self.done + 1} or its gradient is not a finite number.")
         self._optimizer.step()
         self.done += 1
-        apart = None
-        if self.done % JUDGE_EVERY == 0 or self.done == self.settings.steps:
-            apart = self._compare()
+        apart = self._compare() if self.done % JUDGE_EVERY == 0 else None
         return FitStep(self.done, loss, apart, time.perf_counter() - began)
 
     @property
     def ended(self) -> bool:
         return self.done >= self.settings.steps or self.since >= PATIENCE
+
+    def finish(self) -> None:
+        """Compare the last point too, where no comparison was due; only what is `best` depends on it."""
+        if self.done % JUDGE_EVERY:
+            self._compare()
+
+    def state(self) -> FitState:
+        """Copy where this stands."""
+        parameters, optimizer = self.point.state_dict(), self._optimizer.state_dict()
+        return FitState(self.done, *deepcopy((parameters, optimizer, self.best.table)), self.lowest, self.since)
+
+    def _resume(self, state: FitState) -> None:
+        self.done, self.since = state.done, state.since
+        self.best = self.best.with_table(state.best)
+        self.point.load_state_dict(state.parameters)
+        self._optimizer.load_state_dict(deepcopy(state.optimizer))
 
     def _gradients(self) -> float:
         drawn, random = draw(self.examples.fitted, self.settings, self.done)
@@ -196,7 +229,8 @@ class Fit:
             t = draw_timesteps("sigmoid", len(batch.target), grid_tokens(batch), random)
             noise = torch.randn(batch.target.shape, generator=random)
             self.attached.mix(leaf)
-            loss = denoising_loss(self.base, move_batch(batch, self.base), t, noise, torch.ones_like(t)).sum() / len(drawn)
+            losses = denoising_loss(self.base, move_batch(batch, self.base), t, noise, torch.ones_like(t))
+            loss = losses.sum() / len(drawn)
             loss.backward()
             total += loss.item()
         pull = self.settings.pull * (table - self.start).square().mean()
@@ -233,13 +267,22 @@ class NotFinite(LoRWebError):
 def _run(fit: Fit, pair: Pair, callbacks: Callbacks) -> Mixture:
     callbacks.on_begin(sum(p.numel() for p in fit.point.parameters()))
     settings = fit.settings
+
+    def show() -> None:
+        callbacks.on_preview(preview(fit.base, fit.attached, fit.best, fit.examples.fitted[0], pair, settings))
+
     try:
+        callbacks.on_state(fit.state())
         while not fit.ended:
             step = fit.step()
-            if settings.preview_every and (step.number % settings.preview_every == 0 or fit.ended):
-                callbacks.on_preview(preview(fit.base, fit.attached, fit.best, fit.examples.fitted[0], pair, settings))
+            callbacks.on_state(fit.state())
+            if settings.preview_every and step.number % settings.preview_every == 0 and not fit.ended:
+                show()
             callbacks.on_step(step, settings.steps)
             callbacks.check_cancelled()
+        fit.finish()
+        if settings.preview_every:
+            show()
     except NotFinite as error:
         log.warning("%s The best point so far, after comparisons with the start, is kept.", error)
     except callbacks.cancels:
