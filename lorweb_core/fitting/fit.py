@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -79,6 +79,13 @@ class Callbacks:
 
     def on_stop(self, best: Mixture, done: int) -> None:
         """Hear that the fit was cancelled after so many steps, and what it came to; it may raise."""
+
+    def on_end(self, lowest: float) -> None:
+        """Hear of the loss of what the fit comes to, on what is kept apart."""
+
+    def on_not_finite(self, error: LoRWebError) -> None:
+        """Hear that a loss was no number any more, which ends the fit, and that it comes to the best point before."""
+        log.warning("%s The best point before it is kept.", error)
 
     def check_cancelled(self) -> None:
         """Raise one of `cancels` to end the fit after this step."""
@@ -265,26 +272,33 @@ class NotFinite(LoRWebError):
 
 
 def _run(fit: Fit, pair: Pair, callbacks: Callbacks) -> Mixture:
-    callbacks.on_begin(sum(p.numel() for p in fit.point.parameters()))
     settings = fit.settings
 
     def show() -> None:
         callbacks.on_preview(preview(fit.base, fit.attached, fit.best, fit.examples.fitted[0], pair, settings))
 
+    callbacks.on_begin(sum(p.numel() for p in fit.point.parameters()))
+    callbacks.on_state(fit.state())
     try:
-        callbacks.on_state(fit.state())
-        while not fit.ended:
-            step = fit.step()
-            callbacks.on_state(fit.state())
-            if settings.preview_every and step.number % settings.preview_every == 0 and not fit.ended:
-                show()
-            callbacks.on_step(step, settings.steps)
-            callbacks.check_cancelled()
-        fit.finish()
+        try:
+            _take_steps(fit, callbacks, show)
+        except NotFinite as error:
+            callbacks.on_not_finite(error)
+        callbacks.on_end(fit.lowest)
         if settings.preview_every:
             show()
-    except NotFinite as error:
-        log.warning("%s The best point so far, after comparisons with the start, is kept.", error)
     except callbacks.cancels:
         callbacks.on_stop(fit.best, fit.done)
     return fit.best
+
+
+def _take_steps(fit: Fit, callbacks: Callbacks, show: Callable[[], None]) -> None:
+    settings = fit.settings
+    while not fit.ended:
+        step = fit.step()
+        callbacks.on_state(fit.state())
+        callbacks.on_step(step, settings.steps)
+        if settings.preview_every and step.number % settings.preview_every == 0 and not fit.ended:
+            show()
+        callbacks.check_cancelled()
+    fit.finish()
