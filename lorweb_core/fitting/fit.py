@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..basis import LoRABasis
 from ..errors import LoRWebError, named
@@ -21,6 +21,7 @@ from ..pictures.thumbnails import make_thumbnails
 from ..space.fingerprint import fingerprint
 from ..training.data.encoding import Encoders
 from ..training.flow_matching import draw_timesteps
+from ..training.frozen import frozen
 from ..training.objective import Base, denoising_loss, grid_tokens, move_batch
 from ..training.seeds import generator
 from ..triplet import Triplet
@@ -85,7 +86,7 @@ class Callbacks:
 
     def on_not_finite(self, error: LoRWebError) -> None:
         """Hear that a loss was no number any more, which ends the fit, and that it comes to the best point before."""
-        log.warning("%s The best point before it is kept.", error)
+        log.warning("%s The best point so far is kept.", error)
 
     def check_cancelled(self) -> None:
         """Raise one of `cancels` to end the fit after this step."""
@@ -146,19 +147,6 @@ def checked_start(basis: LoRABasis, start: Mixture | None) -> Mixture:
             f"The mixture is of {start.analogies} analogies; a fit begins at one. Make it with one b, or give none."
         )
     return replace(start.with_table(start.table.flatten(1)), basis=basis)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Have no parameter of a model take gradients within; afterwards each does as it did before."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 class Fit:

@@ -75,17 +75,17 @@ class FitCallbacks(Callbacks):
         self.lowest = lowest
 
     def on_not_finite(self, error: LoRWebError) -> None:
-        say(f"{error} The best point before it is kept.")
+        say(f"{error} The best point so far is kept.", logging.WARNING)
 
     def check_cancelled(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def say(text: str) -> None:
+def say(text: str, level: int = logging.INFO) -> None:
     """Log a text, and show it on the node that is running, where there is one and somebody to see it."""
     from server import PromptServer
 
-    log.info("Fit Mixture: %s", text.replace("\n", "; "))
+    log.log(level, "Fit Mixture: %s", text.replace("\n", "; "))
     server, node = getattr(PromptServer, "instance", None), get_executing_context()
     if server and node:
         server.send_progress_text(text, node.node_id)
