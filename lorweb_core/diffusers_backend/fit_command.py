@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..basis import LoRABasis, load_basis
 from ..demonstrations import mix
@@ -15,13 +15,15 @@ from ..errors import LoRWebError
 from ..fitting.arguments import FitRequest
 from ..fitting.examples import read_pairs
 from ..fitting.fit import Callbacks, checked_start, fit_mixture
-from ..fitting.memory import estimate, short_of
+from ..fitting.memory import estimate_fit
 from ..fitting.settings import FitSettings
+from ..grid import Size
 from ..mixture import Mixture
 from ..space.mixture_file import load_mixture, save_mixture
 from ..training.data.batch import Text
 from ..training.settings.config import ModelSettings, TrainSettings
 from ..triplet import Triplet
+from .base import FluxBase
 from .encoders import DTYPES, KontextEncoders, load_base
 from .fit_terminal import FitBars
 from .pipeline import check_model, check_number, find_device, load_vision_encoder, outline
@@ -47,7 +49,7 @@ def run_fit(request: FitRequest) -> None:
     basis.check_values()
     check_model(request.model, basis)
     pairs = read_pairs(request.pairs)
-    _tell_memory(basis, model, request.settings, place)
+    _tell_memory(basis, model, request.settings, pairs[0].a, place)
     start = _start(basis, request.start, request.encoder, pairs)
     bars = FitBars(keeps=True)
     with bars.shown():
@@ -58,19 +60,18 @@ def run_fit(request: FitRequest) -> None:
         raise KeyboardInterrupt
 
 
-def _tell_memory(basis: LoRABasis, model: ModelSettings, settings: FitSettings, place: torch.device) -> None:
-    transformer = outline(model.name_or_path)
-    values, size = sum(p.numel() for p in transformer.parameters()), 4 if place.type == "cpu" else 2
-    # As `load_base` holds it; offloaded, about a twentieth is on the GPU at a time.
-    on_gpu = place.type == "cuda"
-    held = values * size // 20 if on_gpu and model.offload else values if on_gpu and model.quantize else values * size
-    of = transformer.config
-    hidden, blocks = of.num_attention_heads * of.attention_head_dim, of.num_layers + of.num_single_layers
-    needed = estimate(basis, held, hidden, blocks, settings, model.text_tokens, size)
+def _tell_memory(basis: LoRABasis, model: ModelSettings, settings: FitSettings, a: Tensor, place: torch.device) -> None:
+    """Say what a fit needs; raises LoRWebError if a GPU has less."""
+    dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+    transformer = nn.Module.to(outline(model.name_or_path), dtype)
+    values = sum(p.numel() for p in transformer.parameters())
+    stored = values if model.quantize and place.type == "cuda" else values * dtype.itemsize
+    if model.offload and place.type == "cuda":
+        stored //= 20  # about so much of it is on the GPU at a time
+    base = FluxBase(transformer, lambda latents: latents)
+    needed = estimate_fit(basis, base, settings, Size(*a.shape[:2]), model.text_tokens, stored, converted=False)
     log.info("Fitting takes about %s.", needed)
-    short = short_of(needed, place)
-    if short:
-        log.warning("%s The options --quantize and --offload need less, too.", short)
+    needed.check_room(place)
 
 
 def _start(basis: LoRABasis, start: str, encoder: str | Path | None, pairs: Sequence[tuple[Tensor, Tensor]]) -> Mixture:

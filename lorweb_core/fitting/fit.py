@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import replace
 from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..basis import LoRABasis
 from ..errors import LoRWebError, named
@@ -21,6 +22,7 @@ from ..pictures.thumbnails import make_thumbnails
 from ..space.fingerprint import fingerprint
 from ..training.data.batch import Batch
 from ..training.data.encoding import Encoders
+from ..training.frozen import frozen
 from ..training.objective import Base, denoising_loss, move_batch
 from ..training.seeds import generator
 from ..triplet import Triplet
@@ -29,6 +31,7 @@ from .coefficients import FITTED
 from .examples import Examples, Pair, draw, encode_examples, joined, read_pairs
 from .preview import preview
 from .settings import FitSettings
+from .state import FitState
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +73,21 @@ class Callbacks:
     def on_preview(self, strip: Tensor) -> None:
         """Look at the example, (H, W, 3) in 0–1: a, a' as it is and as the best point so far makes it."""
 
+    def on_state(self, state: FitState) -> None:
+        """Hear where the fit stands before its first step and after each: given this, it goes on from there."""
+
     def on_step(self, step: FitStep, steps: int) -> None:
         """Hear of a step, and of how many there are at most."""
 
     def on_stop(self, best: Mixture, done: int) -> None:
         """Hear that the fit was cancelled after so many steps, and what it came to; it may raise."""
+
+    def on_end(self, lowest: float) -> None:
+        """Hear of the loss of what the fit comes to, on what is kept apart."""
+
+    def on_not_finite(self, error: LoRWebError) -> None:
+        """Hear that a loss was no number any more, which ends the fit, and that it comes to the best point before."""
+        log.warning("%s The best point so far is kept.", error)
 
     def check_cancelled(self) -> None:
         """Raise one of `cancels` to end the fit after this step."""
@@ -88,12 +101,16 @@ def fit_mixture(
     pairs: Sequence[tuple[Tensor, Tensor]],
     settings: FitSettings | None = None,
     callbacks: Callbacks | None = None,
+    state: FitState | None = None,
 ) -> Mixture:
     """Fit a mixture of one analogy to pairs (a, a') of one edit, (H, W, 3) in 0–1, each of any size.
 
     start: None for the mixture of a query of zeros. The result is on what is kept apart, noises of their own or from
     three pairs on the last one, no worse than the start; where it stays best, it is the result. The same settings give
     the same bits. The base's weights and flags are afterwards what they were.
+
+    state: where an earlier fit of the same inputs stood, of no more than `settings.steps` steps; it then comes to what
+    one without a break does.
 
     Cancelled, or with a loss that is not finite, a fit comes to the best point so far. Raises LoRWebError for bad
     input, and if already the start gives a loss that is not finite.
@@ -108,7 +125,7 @@ def fit_mixture(
         held.enter_context(frozen(base.model))
         attached = AttachedBasis(basis, base)
         held.enter_context(attached.attached())
-        found = _run(Fit(base, attached, start, examples, settings), read[0], callbacks)
+        found = _run(Fit(base, attached, start, examples, settings, state), read[0], callbacks)
     return replace(found, thumbnails=make_thumbnails([Triplet(list(read), read[0].a)]))
 
 
@@ -133,23 +150,18 @@ def checked_start(basis: LoRABasis, start: Mixture | None) -> Mixture:
     return replace(start.with_table(start.table.flatten(1)), basis=basis)
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Have no parameter of a model take gradients within; afterwards each does as it did before."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-
-
 class Fit:
     """Go step by step from a start, and keep the best point; each step is a function of the seed and its number."""
 
-    def __init__(self, base: Base, attached: AttachedBasis, start: Mixture, examples: Examples, settings: FitSettings):
+    def __init__(
+        self,
+        base: Base,
+        attached: AttachedBasis,
+        start: Mixture,
+        examples: Examples,
+        settings: FitSettings,
+        state: FitState | None = None,
+    ):
         self.base, self.attached, self.settings = base, attached, settings
         self.examples = examples
         self.start = start.table.float().clone()
@@ -157,11 +169,13 @@ class Fit:
         self.done = 0
         """Steps."""
         self.best = start
-        self.lowest = self.judge()
+        self._optimizer = torch.optim.Adam(self.point.parameters(), lr=settings.rate)
+        self.lowest = self.judge() if state is None else state.lowest
         """Loss of the best point on what is kept apart."""
         self.since = 0
         """Comparisons since the best point was found."""
-        self._optimizer = torch.optim.Adam(self.point.parameters(), lr=settings.rate)
+        if state is not None:
+            self._resume(state)
         if not math.isfinite(self.lowest):
             raise LoRWebError(
                 "The loss of the start is not a finite number. Look at the pair and the mixture, or load the model in "
@@ -178,14 +192,28 @@ class Fit:
             raise NotFinite(f"The loss of step {self.done + 1} or its gradient is not a finite number.")
         self._optimizer.step()
         self.done += 1
-        apart = None
-        if self.done % JUDGE_EVERY == 0 or self.done == self.settings.steps:
-            apart = self._compare()
+        apart = self._compare() if self.done % JUDGE_EVERY == 0 else None
         return FitStep(self.done, loss, apart, time.perf_counter() - began)
 
     @property
     def ended(self) -> bool:
         return self.done >= self.settings.steps or self.since >= PATIENCE
+
+    def finish(self) -> None:
+        """Compare the last point too, where no comparison was due; only what is `best` depends on it."""
+        if self.done % JUDGE_EVERY:
+            self._compare()
+
+    def state(self) -> FitState:
+        """Copy where this stands."""
+        parameters, optimizer = self.point.state_dict(), self._optimizer.state_dict()
+        return FitState(self.done, *deepcopy((parameters, optimizer, self.best.table)), self.lowest, self.since)
+
+    def _resume(self, state: FitState) -> None:
+        self.done, self.since = state.done, state.since
+        self.best = self.best.with_table(state.best)
+        self.point.load_state_dict(state.parameters)
+        self._optimizer.load_state_dict(deepcopy(state.optimizer))
 
     def _gradients(self) -> float:
         drawn, times, noises = draw(self.examples.fitted, self.settings, self.done)
@@ -235,17 +263,33 @@ class NotFinite(LoRWebError):
 
 
 def _run(fit: Fit, pair: Pair, callbacks: Callbacks) -> Mixture:
-    callbacks.on_begin(sum(p.numel() for p in fit.point.parameters()))
     settings = fit.settings
+
+    def show() -> None:
+        callbacks.on_preview(preview(fit.base, fit.attached, fit.best, fit.examples.fitted[0], pair, settings))
+
+    callbacks.on_begin(sum(p.numel() for p in fit.point.parameters()))
+    callbacks.on_state(fit.state())
     try:
-        while not fit.ended:
-            step = fit.step()
-            if settings.preview_every and (step.number % settings.preview_every == 0 or fit.ended):
-                callbacks.on_preview(preview(fit.base, fit.attached, fit.best, fit.examples.fitted[0], pair, settings))
-            callbacks.on_step(step, settings.steps)
-            callbacks.check_cancelled()
-    except NotFinite as error:
-        log.warning("%s The best point so far, after comparisons with the start, is kept.", error)
+        try:
+            _take_steps(fit, callbacks, show)
+        except NotFinite as error:
+            callbacks.on_not_finite(error)
+        callbacks.on_end(fit.lowest)
+        if settings.preview_every:
+            show()
     except callbacks.cancels:
         callbacks.on_stop(fit.best, fit.done)
     return fit.best
+
+
+def _take_steps(fit: Fit, callbacks: Callbacks, show: Callable[[], None]) -> None:
+    settings = fit.settings
+    while not fit.ended:
+        step = fit.step()
+        callbacks.on_state(fit.state())
+        callbacks.on_step(step, settings.steps)
+        if settings.preview_every and step.number % settings.preview_every == 0 and not fit.ended:
+            show()
+        callbacks.check_cancelled()
+    fit.finish()

@@ -1,25 +1,30 @@
-"""How much memory a fit will need, before anything large is loaded."""
+"""How much memory a fit will need, before anything is loaded."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
 from ..basis import LoRABasis
+from ..errors import LoRWebError
+from ..grid import Size, grid_sizes
+from ..layer_names import parse
+from ..training.memory import activations, describe_sizes
+from ..training.objective import Base
 from .settings import FitSettings
 
-# Tensors of hidden width that a block keeps for its backward pass, x A of each layer among them: counted in diffusers'
-# FLUX at bf16, 18.3 of a double and 15.3 of a single one, 1 with checkpoints.
-_KEPT = 18
-# The same of gradients on their way through a block, the widest of five times hidden.
-_PASSING = 12
+_TOKEN = 16**2
+"""Pixels of a token: the autoencoder's 8 times FLUX's patches of 2, a side."""
 
 
 class FitMemory(NamedTuple):
-    """Hold how many bytes a fit needs where it runs, about."""
+    """Hold how many bytes a fit needs where it computes, about."""
 
     base: int
+    """Weights as they are stored, and those of one block as they are computed in."""
     basis: int
     activations: int
 
@@ -28,31 +33,51 @@ class FitMemory(NamedTuple):
         return sum(self)
 
     def __str__(self) -> str:
-        told = {"the base": self.base, "the basis": self.basis, "activations": self.activations}
-        parts = ", ".join(f"{size / 1e9:.1f} for {what}" for what, size in told.items())
-        return f"{self.total / 1e9:.1f} GB of memory ({parts})"
+        return describe_sizes({"the model": self.base, "the basis": self.basis, "activations": self.activations})
+
+    def check_room(self, device: torch.device) -> None:
+        """Raise LoRWebError if a GPU has less memory than that, free or not: some other model may still make way."""
+        if device.type != "cuda":
+            return
+        _, there = torch.cuda.mem_get_info(device)
+        if there < self.total:
+            raise LoRWebError(
+                f"The fit needs about {self}, and {device} has {there / 1e9:.1f} GB. Less is needed with gradient "
+                "checkpointing, fewer megapixels, or the model in fp8 or as a smaller GGUF."
+            )
 
 
-def estimate(
-    basis: LoRABasis, base: int, hidden: int, blocks: int, settings: FitSettings, text_tokens: int, size: int
+def estimate_fit(
+    basis: LoRABasis, base: Base, settings: FitSettings, a: Size, text: int, stored: int, converted: bool
 ) -> FitMemory:
-    """Estimate what a fit needs; an estimate, not a bound.
+    """Estimate what fitting a mixture of this basis needs; an estimate, not a bound.
 
-    base: bytes of the model where it computes. hidden, blocks: its width and number of blocks. text_tokens: of the
-    prompt. size: bytes of a value that it computes with.
+    a: size of the first picture. text: tokens of it. stored: bytes of the base's weights. converted: whether these are
+    stored in another form than they are computed in, for which each layer's are made anew and kept for the backward
+    pass. What the allocator leaves unused is not counted, nor is the autoencoder, which runs before the base is loaded.
     """
-    values = sum(layer.A.numel() + layer.B.numel() for layer in basis.layers.values())
-    # Of the grid, tokens of 16 × 16 pixels, and of its last cell once more.
-    tokens = 1.25 * settings.megapixels * 1024**2 / 16**2 + text_tokens
-    kept = blocks + _KEPT if settings.checkpointing else blocks * _KEPT
-    return FitMemory(base, values * size, round(settings.together * tokens * hidden * size * (kept + _PASSING)))
+    size = base.dtype.itemsize
+    blocks = {name: _block(name) for name in base.shapes}
+    whole, _ = grid_sizes(a, settings.megapixels, whole_cells=True)
+    references = whole.height * whole.width // _TOKEN
+    tokens = settings.together * (references // 4 + references + text)
+    # With checkpoints, one block at a time keeps what is of its own.
+    own = max if settings.checkpointing else sum
+    weights = own(_by_block((blocks[name], fan_in * fan_out) for name, (fan_in, fan_out) in base.shapes.items()))
+    ranks = own(_by_block((blocks[name], len(layer.A) * layer.A.shape[2]) for name, layer in basis.layers.items()))
+    hidden = min(fan_in for fan_in, _ in base.shapes.values())
+    held = activations(tokens * hidden * size, len(set(blocks.values())), settings.checkpointing)
+    packed = sum(layer.A.numel() + layer.B.numel() for layer in basis.layers.values())
+    return FitMemory(stored + weights * size * converted, packed * size, held + tokens * ranks * size)
 
 
-def short_of(needed: FitMemory, device: torch.device) -> str | None:
-    """Say that a GPU has less than that free, if so."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    if free >= needed.total:
-        return None
-    return f"{device} has {free / 1e9:.1f} GB free, which may not be enough. Less is needed with fewer megapixels."
+def _block(name: str) -> tuple[str, int]:
+    parsed = parse(name)
+    return parsed.block, parsed.index
+
+
+def _by_block(numbers: Iterable[tuple[tuple[str, int], int]]) -> Iterable[int]:
+    sums: Counter[tuple[str, int]] = Counter()
+    for block, number in numbers:
+        sums[block] += number
+    return sums.values()
