@@ -217,7 +217,7 @@ def table(rows: list[dict]) -> str:
     lines = ["| error of b' | " + " | ".join(SPLITS.values()) + " |", "| --- |" + " --- |" * len(SPLITS)]
     copying = (mean([row["copying"] for row in rows if row["split"] == split]) for split in SPLITS)
     lines.append("| copying b | " + " | ".join(f"{error:.4f}" for error in copying) + " |")
-    for way in WAYS:
+    for way in (way for way in WAYS if any(row["way"] == way for row in rows)):
         errors = [[row["error"] for row in rows if (row["way"], row["split"]) == (way, split)] for split in SPLITS]
         cells = [_spread(found) if found else "" for found in errors]
         lines.append(f"| {way} | {' | '.join(cells)} |")
