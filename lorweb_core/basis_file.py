@@ -64,8 +64,8 @@ def write_basis(
     }
     tensors = (tensor for name, layers in sources.items() for tensor in _tensors(name, make(*layers)).values())
     with replacing(config_path) as file:
-        told = document or _routing_document(config, next(iter(made.values())))
-        file.write(yaml.safe_dump(told, sort_keys=False).encode())
+        written = document or _routing_document(config, next(iter(made.values())))
+        file.write(yaml.safe_dump(written, sort_keys=False).encode())
         if config_path.exists():
             # What keeps the config from being replaced must be known before the tensors are.
             config_path.open("r+b").close()
@@ -106,10 +106,10 @@ def _routing_document(config: BasisConfig, layer: BasisLayer) -> dict[str, Any]:
     """Make the config of what routing needs, as trainers write it. `layer` gives the sizes."""
     rank = layer.A.shape[2]
     loras_num, keys_dim = layer.keys.shape
-    told = asdict(replace(config, loras_num=loras_num, lora_keys_dim=keys_dim))
-    del told["linear"]
-    train = {"train": {"sampled": told.pop("sampled")}} if config.sampled != BasisConfig.sampled else {}
-    kwargs = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items()}
+    values = asdict(replace(config, loras_num=loras_num, lora_keys_dim=keys_dim))
+    del values["linear"]
+    train = {"train": {"sampled": values.pop("sampled")}} if config.sampled != BasisConfig.sampled else {}
+    kwargs = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     network = {
         "linear": rank,
         "linear_alpha": layer.scale * rank,

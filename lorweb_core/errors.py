@@ -29,8 +29,8 @@ def shown(value: Any) -> str:
     """
     if isinstance(value, PurePath):
         return _shortened(_printable(str(value)))
-    told = _Shortened().repr(value)
-    return _shortened(_printable(told if isinstance(value, str) else " ".join(told.split())))
+    represented = _Shortened().repr(value)
+    return _shortened(_printable(represented if isinstance(value, str) else " ".join(represented.split())))
 
 
 def named(name: str | PurePath) -> str:

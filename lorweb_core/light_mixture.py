@@ -29,7 +29,8 @@ ERROR = 0.01
 # blocks have 14 and 6 layers.
 _SAMPLED = 17
 
-_Item, _Made = TypeVar("_Item"), TypeVar("_Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 class LightLayer(NamedTuple):

@@ -6,6 +6,7 @@ from .basis_loader import BasisLoader
 from .basis_similarity import BasisSimilarity
 from .export_lora import ExportLoRA
 from .extended_attention import ExtendedAttention
+from .keep_references import KeepReferences
 from .load_mixture import LoadMixture
 from .merge_bases import MergeBases
 from .mixed_lora_apply import MixedLoRAApply
@@ -24,6 +25,7 @@ NODES = [
     ExtendedAttention,
     AnalogyResult,
     AnalogyAttention,
+    KeepReferences,
     MixtureBlend,
     MixtureEdit,
     SaveMixture,

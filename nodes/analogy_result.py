@@ -5,12 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lorweb_core import LoRWebError
+from ..lorweb_core import LoRWebError, Mixture
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layout import find_layout
 from ..lorweb_core.triplet import rgb_images
 from .host import shared_inputs
 from .host.checked_node import CheckedNode
+from .host.shared_inputs import SAMPLED
 
 
 class AnalogyResult(CheckedNode):
@@ -22,23 +23,33 @@ class AnalogyResult(CheckedNode):
             node_id="LoRWeBAnalogyResult",
             display_name="Analogy Result",
             category="LoRWeB",
-            description="Cuts b', the bottom-right cell, out of the decoded grid.",
+            description="Cuts b', the bottom-right cell, out of the decoded grid; b' sampled alone comes in b's size.",
             inputs=[
-                io.Image.Input("image", tooltip="The decoded grid from VAE Decode, or a batch of them."),
+                io.Image.Input("image", tooltip="What VAE Decode gives, or a batch of it."),
                 io.Image.Input(
                     "b", optional=True, tooltip="b as given to the other nodes: b' then has its size and shape."
                 ),
                 shared_inputs.fit(),
                 shared_inputs.layout(),
                 shared_inputs.pairs(),
+                shared_inputs.sampled(),
+                shared_inputs.as_trained(),
             ],
             outputs=[io.Image.Output("image", tooltip="b', the edited picture.")],
         )
 
     @classmethod
     def execute(
-        cls, image: Tensor, b: Tensor | None = None, fit: str = "stretch", layout: str = "grid", pairs: int = 1
+        cls,
+        image: Tensor,
+        b: Tensor | None = None,
+        fit: str = "stretch",
+        layout: str = "grid",
+        pairs: int = 1,
+        sampled: str = "as trained",
+        mixture: Mixture | None = None,
     ) -> io.NodeOutput:
+        sampled = shared_inputs.what_is_sampled(shared_inputs.chosen("sampled", SAMPLED, sampled), mixture)
         image, size = rgb_images(image, "image"), None
         if b is not None:
             b = rgb_images(b, "b")
@@ -48,4 +59,4 @@ class AnalogyResult(CheckedNode):
                     f"{len(image)} images and {len(b)} b's do not match. Give one b, or the b of each image."
                 )
             size = Size(*b.shape[1:3])
-        return io.NodeOutput(find_layout(layout).result(image, size, fit, pairs))
+        return io.NodeOutput(find_layout(layout).result(image, size, fit, pairs, sampled))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import comfy.model_management
 import node_helpers
 import nodes  # the host's, not this folder
@@ -9,18 +11,39 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lorweb_core import LoRWebError
+from ..lorweb_core import LoRWebError, Mixture
 from ..lorweb_core.errors import shown
+from ..lorweb_core.kept_references import Refresh, check_can_keep
 from ..lorweb_core.layout import find_layout
 from ..lorweb_core.triplet import triplets
 from .host import shared_inputs
+from .host.analogy_sampling import AnalogySampling, mark_conditioning
 from .host.checked_node import CheckedNode
+from .host.reference_run import Keeping
 
 # FLUX's autoencoder.
 LATENT_CHANNELS = 16
 DOWNSCALE = 8
 
 DEMONSTRATIONS = ("first pair", "all pairs")
+
+KEPT = Keeping(Refresh(every=0))
+
+
+class Speed(NamedTuple):
+    """Say what of an analogy is computed."""
+
+    sampled: str | None
+    """One of layout.SAMPLED; None for what the basis was trained with."""
+    keeping: Keeping = Keeping()
+
+
+SPEEDS = {
+    "as trained": Speed(None),
+    "as published": Speed("grid"),
+    "b' alone": Speed("result"),
+    "b' alone, references kept": Speed("result", KEPT),
+}
 
 
 class ExtendedAttention(CheckedNode):
@@ -63,6 +86,19 @@ class ExtendedAttention(CheckedNode):
                     "With several pairs for one b: show the model the first, as trained, or all of them.",
                     optional=True,
                 ),
+                shared_inputs.choice(
+                    "speed",
+                    SPEEDS,
+                    "as published: the whole grid is sampled, and the references are computed in each step. b' alone: "
+                    "only its cell is sampled, at about 0.58 of a step's cost. references kept: what the model makes "
+                    "of them in the first step serves the others, at about 0.15. The results' errors were close to "
+                    "the published form's in the small world, with a FLUX.1 of toy size; nobody has measured "
+                    "Kontext's own weights yet. as trained: what the mixture's basis says, the whole grid where none "
+                    "is linked. Set the same on Analogy Result; the model must come from Mixed LoRA Apply or Keep "
+                    "References.",
+                    optional=True,
+                ),
+                shared_inputs.as_trained(),
             ],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="As given, with the reference."),
@@ -87,8 +123,13 @@ class ExtendedAttention(CheckedNode):
         negative=None,
         layout: str = "grid",
         demonstrations: str = "first pair",
+        speed: str = "as trained",
+        mixture: Mixture | None = None,
     ) -> io.NodeOutput:
-        chosen = find_layout(layout)
+        chosen, fast = find_layout(layout), shared_inputs.chosen("speed", SPEEDS, speed)
+        sampled = shared_inputs.what_is_sampled(fast.sampled, mixture)
+        if mixture and fast.keeping.refresh.keeps:
+            check_can_keep(mixture.basis)
         if demonstrations not in DEMONSTRATIONS:
             raise LoRWebError(
                 f"demonstrations is {shown(demonstrations)}; expected one of: {', '.join(DEMONSTRATIONS)}."
@@ -100,7 +141,7 @@ class ExtendedAttention(CheckedNode):
         analogies = triplets(a, a_prime, b)
         if demonstrations == "first pair":
             analogies = [analogy._replace(pairs=analogy.pairs[:1]) for analogy in analogies]
-        laid_out = [chosen.show(analogy, megapixels, fit) for analogy in analogies]
+        laid_out = [chosen.show(analogy, megapixels, fit, sampled) for analogy in analogies]
         references = [torch.stack(images) for images in zip(*(s.references for s in laid_out), strict=True)]
         values = {"reference_latents": [vae.encode(images) for images in references]}
         height, width = laid_out[0].sampled  # of all: the images of a batch are of one size
@@ -108,9 +149,14 @@ class ExtendedAttention(CheckedNode):
             (len(analogies), LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE),
             device=comfy.model_management.intermediate_device(),
         )
+        sampling = AnalogySampling(laid_out[0].place, fast.keeping)
+
+        def show(conditioning: list) -> list:
+            return mark_conditioning(node_helpers.conditioning_set_values(conditioning, values, append=True), sampling)
+
         return io.NodeOutput(
-            node_helpers.conditioning_set_values(positive, values, append=True),
-            node_helpers.conditioning_set_values(negative, values, append=True),
+            show(positive),
+            show(negative),
             {"samples": latent},
             torch.stack([s.overview for s in laid_out]),
         )

@@ -13,6 +13,7 @@ from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from ..lorweb_core.errors import shown
 from ..lorweb_core.layer_check import check_layers
 from .host import shared_inputs
+from .host.analogy_sampling import follow_marks
 from .host.checked_node import CheckedNode
 from .host.flux_layers import HostKeys, known_layers, layer_shape
 from .host.held_rank import HeldRank
@@ -121,7 +122,9 @@ def apply_mixture(
         log.info("%s: method auto takes %s, because %s.", mixture.basis.name, method, why)
     patched = model.clone()
     if strength == 0:
+        follow_marks(patched)
         return patched
+    follow_marks(patched, mixture.basis)
     if method == "runtime":
         inject_mixture(patched, mixture, strength, keys, held)
     else:

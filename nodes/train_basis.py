@@ -10,9 +10,7 @@ from ..lorweb_core import LoRABasis, LoRWebError
 from ..lorweb_core.pictures.loss_curve import recent_loss, seconds_per_step
 from ..lorweb_core.pictures.training_picture import training_picture
 from ..lorweb_core.space.usage import Usage, basis_usage
-from ..lorweb_core.training.data.analogies import split_by_edit
-from ..lorweb_core.training.data.examples import Examples
-from ..lorweb_core.training.data.pictures_on_disk import read_analogies
+from ..lorweb_core.training.data.batch import Source
 from ..lorweb_core.training.run_choice import chosen_run
 from ..lorweb_core.training.run_folder import RunFolder
 from ..lorweb_core.training.session import TrainingSession
@@ -31,7 +29,16 @@ from .host.checked_node import CheckedNode
 from .host.model_files import BASES
 from .host.training_model import HostBase, HostEncoders
 from .host.training_session import HostCallbacks
-from .host.training_setup import SHOWN, basis_config, contents, dataset, make_examples, optimizer_name, run_identity
+from .host.training_setup import (
+    SHOWN,
+    basis_config,
+    contents,
+    dataset_settings,
+    encode_dataset,
+    find_dataset,
+    optimizer_name,
+    run_identity,
+)
 from .host.vision_encoder import find_encoder
 
 MEASURED = 64
@@ -107,9 +114,7 @@ class TrainBasis(CheckedNode):
         held_out: str = "",
         theme: str = "dark",
     ) -> io.NodeOutput:
-        data = dataset(folder, held_out, resolution)
-        analogies = read_analogies(data.folder_path, seed=seed, roots=data_folders.roots())
-        train, kept = split_by_edit(analogies, data.held_out)
+        data = find_dataset(dataset_settings(folder, held_out, resolution), seed)
         path = save_path.run_folder(BASES, name)
         encoders = HostEncoders(model, vae, positive)
         base = HostBase(model, vae)
@@ -118,7 +123,7 @@ class TrainBasis(CheckedNode):
             training_folder=path.parent,
             network=NetworkSettings(rank, rank, network_kwargs=basis_config(loras, keys_dim, query_mode)),
             save=SaveSettings(save_every=save_every),
-            datasets=(data,),
+            datasets=(data.settings,),
             train=TrainSettings(
                 batch_size=batch_size,
                 steps=steps,
@@ -142,25 +147,27 @@ class TrainBasis(CheckedNode):
             if_exists,
             save_path.root(BASES),
             f"models/{BASES}",
-            run_identity(encoders, train),
+            run_identity(encoders, data.training),
         ) as run:
             config = run.config
-            basis_like = config.network.basis
-            encoder = find_encoder(basis_like.external_query_model, clip_vision) if basis_like.external_query else None
-            source, shown = make_examples(config, encoders, encoder, train, kept)
+            needed = config.network.basis.encoder
+            encoder = find_encoder(needed, clip_vision) if needed else None
+            encoded = encode_dataset(config, data, encoders, encoder)
             with torch.inference_mode(False), torch.enable_grad():
                 callbacks = HostCallbacks(config.name, steps)
-                session = TrainingSession(run, base, source, source.batch(shown), callbacks, samples_together=True)
+                session = TrainingSession(
+                    run, base, encoded.source, encoded.samples(), callbacks, samples_together=True
+                )
                 basis = session.run()
-                usage = _usage(basis, source)
+                usage = _usage(basis, encoded.source)
             run.write_page(usage)
             losses = run.losses()
-        held_out = sorted({analogy.edit for analogy in kept})
+        edits_held_out = sorted({analogy.edit for analogy in data.held_out})
         image, curves = torch.cat(session.strips)[None], training_picture(losses, usage, theme)[None]
         return io.NodeOutput(
             basis,
             image,
-            _report(run, losses, len(source.analogies), held_out, usage),
+            _report(run, losses, len(encoded.source.analogies), edits_held_out, usage),
             curves,
             ui=ui.PreviewImage(image, cls=cls),
         )
@@ -180,7 +187,7 @@ def _report(run: RunFolder, losses: Sequence[Step], analogies: int, held_out: li
     return json.dumps(report, indent=1)
 
 
-def _usage(basis: LoRABasis, source: Examples) -> Usage | None:
+def _usage(basis: LoRABasis, source: Source) -> Usage | None:
     """Measure the usage on analogies as training draws them; None where only the forward pass has coefficients."""
     if not basis.config.external_query:
         return None

@@ -48,6 +48,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     measure()
 
 
+def _ways(arguments: argparse.Namespace) -> None:
+    from small_world.ways_of_sampling import measure
+
+    measure(arguments.basis)
+
+
 def _pairs(arguments: argparse.Namespace) -> None:
     from small_world.world.pair_folders import write_pairs
 
@@ -77,6 +83,7 @@ COMMANDS = {
     "base": Command("teach the base model edits by words (needs the autoencoder)", _base),
     "basis": Command("train the basis that is shipped (needs all three)", _basis),
     "measure": Command("measure the base and the basis that are shipped", _measure),
+    "ways": Command("measure what sampling b' alone and keeping the references cost in quality", _ways),
     "pairs": Command("write pairs of pictures, grouped by edit, for `python -m lorweb_core train`", _pairs),
     "pipeline": Command("write the base and the autoencoder as a pipeline of diffusers", _pipeline),
     "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
@@ -92,6 +99,10 @@ def main() -> None:
         added.add_argument("--threads", type=int, default=2, help="processor cores (default: %(default)s)")
         if name == "base":
             added.add_argument("--cycle", type=int, default=0, help="continue from the saved base, with this cycle")
+        if name == "ways":
+            added.add_argument(
+                "basis", nargs="*", type=Path, default=[stored.BASIS], help="bases; the shipped one first"
+            )
         if name == "study":
             added.add_argument("--worker", type=int, default=0, help="number of this worker, from 0")
             added.add_argument("--workers", type=int, default=1, help="number of workers that share the work")

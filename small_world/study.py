@@ -141,10 +141,11 @@ def evaluate(
     basis: TrainableBasis,
     analogies: Analogies,
     refresh: Refresh = EACH_STEP,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Solve analogies: the error of b', that of copying b, and how b' follows a', each the mean."""
     encoded = queries(analogies, variant.mode, benchmark.encoder)
-    solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder, refresh)
+    solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder, refresh, seed)
     return {name: round(getattr(solved, name).mean().item(), 5) for name in ("error", "copying", "follows")}
 
 

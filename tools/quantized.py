@@ -240,8 +240,8 @@ def load_host_format(weights: Weights, folder: Path, algorithm: str, **options):
     if algorithm not in QUANT_ALGOS:
         raise NotHere(f"this ComfyUI has no {algorithm}.")
     layout = QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
-    told = json.dumps({"format": algorithm, "convrot": options.get("convrot", False)})
-    mark = torch.tensor(list(told.encode()), dtype=torch.uint8)
+    described = json.dumps({"format": algorithm, "convrot": options.get("convrot", False)})
+    mark = torch.tensor(list(described.encode()), dtype=torch.uint8)
     file = {}
     for name, t in weights.items():
         if t.dtype == torch.float32:

@@ -34,12 +34,12 @@ def train(config: Path | str, overrides: Sequence[str]) -> None:
 class _Lines(tqdm):
     """Show progress in a file or a pipe: a line that stays, at every twentieth of the way."""
 
-    told = -1
+    printed = -1
 
     def display(self, *_, **__) -> None:
         reached = 20 * self.n // max(1, self.total)
-        if reached > self.told:
-            self.told = reached
+        if reached > self.printed:
+            self.printed = reached
             print(self, file=sys.stderr, flush=True)
 
 

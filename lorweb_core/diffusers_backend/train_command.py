@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import LoRWebError, named
-from ..training.data.datasets import Bar, Encoded, counted, find_analogies
+from ..training.data.datasets import Bar, EncodedDatasets, counted, find_analogies
 from ..training.memory import Memory, estimate, short_of
 from ..training.run_folder import RunFolder
 from ..training.session import TrainingSession
@@ -68,22 +68,26 @@ def _train(
     datasets = find_analogies(config)
     for data in datasets:
         folder = named(str(data.settings.folder_path))
-        log.info("%s: %s; kept from training: %s.", folder, counted(data.seen), counted(data.unseen))
+        log.info("%s: %s; kept from training: %s.", folder, counted(data.training), counted(data.held_out))
     if main:
         run.keep_config()
 
     encoders = KontextEncoders(config.model, device, DTYPES[config.train.dtype])
     needed_encoder = config.network.basis.encoder
     vision = load_vision_encoder(needed_encoder, config.model.encoder) if needed_encoder else None
-    encoded = Encoded(config, datasets, encoders, vision, run.cache_folder, bar if main else _unseen)
+    of_queries = f"{config.model.encoder or config.network.basis.external_query_model} {config.model.text_tokens}"
+    identity = f"{encoders.identity} {of_queries}"
     with accelerator.main_process_first():
-        source, shown = encoded.source(), encoded.shown()
+        encoded = EncodedDatasets(
+            config, datasets, encoders, vision, identity, run.cache_folder, bar if main else _unseen
+        )
+        samples = encoded.samples()
     encoders.forget_text()
 
     log.info("Loading the base")
     base = load_base(config.model, config.train, config.network.layers, encoders, device)
     callbacks = CommandCallbacks(on_step, accelerator)
-    session = TrainingSession(run, base, source, shown, callbacks, accelerator)
+    session = TrainingSession(run, base, encoded.source, samples, callbacks, accelerator)
     try:
         with callbacks.noting_interrupts():
             session.run()

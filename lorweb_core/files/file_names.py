@@ -54,22 +54,22 @@ def check_length(name: str) -> None:
 
 def _check(typed: str, parts: list[str], suffix: str) -> None:
     """Raise LoRWebError if a part of a name is none that every system takes."""
-    told = f"The name {shown(typed)}"
+    what = f"The name {shown(typed)}"
     if any("\ud800" <= character <= "\udfff" for part in parts for character in part):
-        raise LoRWebError(f"{told} has half a character, which no file can have. Type it again.")
+        raise LoRWebError(f"{what} has half a character, which no file can have. Type it again.")
     if any(map(_FORBIDDEN.search, parts)):
         raise LoRWebError(
-            f'{told} has a character that files cannot have: a control character, or one of < > : " | ? *. '
+            f'{what} has a character that files cannot have: a control character, or one of < > : " | ? *. '
             "Leave it out."
         )
     for part in parts:
         if part.removesuffix(suffix) != part.removesuffix(suffix).strip(" ."):
-            raise LoRWebError(f"{told} has a part that begins or ends with a dot or a space. Leave these out.")
+            raise LoRWebError(f"{what} has a part that begins or ends with a dot or a space. Leave these out.")
         if _RESERVED.fullmatch(part):
-            raise LoRWebError(f"{told} has the part {shown(part)}, which Windows keeps for a device. Choose another.")
+            raise LoRWebError(f"{what} has the part {shown(part)}, which Windows keeps for a device. Choose another.")
         check_length(part)
     if len(parts) > DEEPEST:
-        raise LoRWebError(f"{told} has {len(parts)} parts; expected at most {DEEPEST}. Choose fewer subfolders.")
+        raise LoRWebError(f"{what} has {len(parts)} parts; expected at most {DEEPEST}. Choose fewer subfolders.")
 
 
 def _leads_out(name: str, called: str, why: str = ". Give") -> LoRWebError:

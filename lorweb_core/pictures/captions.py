@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from bisect import bisect_right
 
 from .canvas import Canvas
 

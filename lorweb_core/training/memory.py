@@ -36,8 +36,8 @@ class Memory(NamedTuple):
         return self.base + self.learned + self.activations
 
     def __str__(self) -> str:
-        told = {"the base": self.base, "what is learned": self.learned, "activations": self.activations}
-        parts = ", ".join(f"{size / 1e9:.1f} for {what}" for what, size in told.items())
+        sizes = {"the base": self.base, "what is learned": self.learned, "activations": self.activations}
+        parts = ", ".join(f"{size / 1e9:.1f} for {what}" for what, size in sizes.items())
         beside = f", and {self.in_cpu / 1e9:.1f} GB of the CPU's" if self.in_cpu else ""
         return f"{self.total / 1e9:.1f} GB of memory ({parts}){beside}"
 

@@ -78,7 +78,7 @@ class Objective(nn.Module):
         t = draw_timesteps(settings.timestep_type, len(batch.target), tokens, generator)
         noise = torch.randn(batch.target.shape, generator=generator).to(base.device)
         weights = timestep_weights(settings.timestep_type, t)
-        batch, t = to(batch, base), t.to(base.device)
+        batch, t = move_batch(batch, base), t.to(base.device)
         target = batch.target.float()
         self.basis.route(batch.query, base.tokens(batch))
         x, every_token = noised(target, noise, t).to(base.dtype), not self.basis.config.external_query
@@ -92,7 +92,7 @@ def grid_tokens(batch: Batch) -> int:
     return batch.reference.shape[-2] * batch.reference.shape[-1] // 4
 
 
-def to(batch: Batch, base: Base) -> Batch:
+def move_batch(batch: Batch, base: Base) -> Batch:
     """Move a batch to the base's device and dtype; the query stays float32, in which routing is done."""
 
     def moved(values: Tensor) -> Tensor:

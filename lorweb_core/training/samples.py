@@ -10,7 +10,7 @@ from ..layout import ORIGIN
 from ..pictures.strip import strip
 from .data.batch import Batch
 from .flow_matching import sample
-from .objective import Base, grid_tokens, to
+from .objective import Base, grid_tokens, move_batch
 from .seeds import generator
 from .trainable_basis import TrainableBasis
 
@@ -18,8 +18,8 @@ from .trainable_basis import TrainableBasis
 @torch.no_grad()
 def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int) -> Tensor:
     """Sample the grids of a batch of analogies, or b' alone, as pictures (n, H, W, 3) in 0–1."""
-    noise = torch.randn(batch.target.shape, generator=generator(seed)).to(base.device)
-    batch = to(batch, base)
+    noise = _noise(batch, seed).to(base.device)
+    batch = move_batch(batch, base)
     basis.route(batch.query, base.tokens(batch))
     every_token = not basis.config.external_query
 
@@ -27,6 +27,12 @@ def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int
         return base.velocity(x.to(base.dtype), t, batch.reference, batch.text, batch.place, every_token).float()
 
     return base.decode(sample(velocity, noise, steps, grid_tokens(batch)))
+
+
+def _noise(batch: Batch, seed: int) -> Tensor:
+    """Draw the noise of whole grids, and of b' alone what is in its place there: so a seed means the same for both."""
+    grids = torch.randn(*batch.target.shape[:2], *batch.reference.shape[-2:], generator=generator(seed))
+    return grids[..., 2 * batch.place.row :, 2 * batch.place.column :]
 
 
 def cells(grid: Tensor) -> list[Tensor]:

@@ -10,7 +10,7 @@ import folder_paths
 
 from ...lorweb_core import LoRWebError
 from ...lorweb_core.errors import shown
-from ...lorweb_core.training.data.analogies import some
+from ...lorweb_core.training.data.analogies import list_names
 from ...lorweb_core.training.data.data_reader import DataReader
 from .model_files import DATASETS
 
@@ -67,7 +67,7 @@ def files(folder: Path) -> Iterator[Path]:
 def _allowed() -> str:
     """Say which folders there are, in a sentence or two."""
     places = " or ".join(shown(root) for root in _known())
-    return f"They lie in {places}. What is there: {some(sorted(_offered()), 20) or 'no folder'}."
+    return f"They lie in {places}. What is there: {list_names(sorted(_offered()), 20) or 'no folder'}."
 
 
 def _offered() -> set[str]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from comfy_api.latest import io
 
+from ...lorweb_core import LoRWebError, Mixture
+from ...lorweb_core.errors import shown
 from ...lorweb_core.grid import FITS
 from ...lorweb_core.layer_names import KINDS, STREAMS
 from ...lorweb_core.layout import LAYOUTS
+from ...lorweb_core.layout import SAMPLED as LAYOUT_SAMPLED
 from ...lorweb_core.pictures.canvas import THEMES
 from . import sockets
+
+Chosen = TypeVar("Chosen")
 
 
 def basis(name: str = "basis", more: str = "") -> io.Input:
@@ -18,8 +26,8 @@ def basis(name: str = "basis", more: str = "") -> io.Input:
 
 def mixture(name: str = "mixture", more: str = "", optional: bool = False) -> io.Input:
     """Describe the socket of a mixture, whichever node made it; more: what else its tooltip says."""
-    told = _sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
-    return sockets.Mixture.Input(name, optional=optional, tooltip=told)
+    tooltip = _sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
+    return sockets.Mixture.Input(name, optional=optional, tooltip=tooltip)
 
 
 def a_prime(more: str = "") -> io.Input:
@@ -70,6 +78,30 @@ def pairs() -> io.Input:
     )
 
 
+SAMPLED = {"as trained": None, "whole grid": "grid", "b' alone": "result"}
+
+
+def sampled() -> io.Input:
+    """Ask what was sampled."""
+    return choice(
+        "sampled",
+        SAMPLED,
+        "What the picture shows, as chosen with speed on Kontext Extended-Attention Conditioning. as trained: what "
+        "the basis of the mixture says; the whole grid where no mixture is linked.",
+        optional=True,
+    )
+
+
+def as_trained(more: str = "") -> io.Input:
+    """Describe the socket of a mixture whose basis is asked what was sampled in training; more: else told."""
+    return mixture(more=_sentences("'as trained' then follows its basis.", more), optional=True)
+
+
+def what_is_sampled(chosen: str | None, mixture: Mixture | None) -> str:
+    """Find which of layout.SAMPLED it is. chosen: one of them; None for what the mixture's basis was trained with."""
+    return chosen or (mixture.basis.config.sampled if mixture else LAYOUT_SAMPLED[0])
+
+
 def strength(tooltip: str) -> io.Input:
     """Ask for the strength that a mixture is taken at."""
     return io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
@@ -107,6 +139,13 @@ def choice(name: str, options, tooltip: str, default: str | None = None, optiona
     """Offer a list of names to choose one from; default: the first where none is given."""
     listed = list(options)
     return io.Combo.Input(name, options=listed, default=default or listed[0], optional=optional, tooltip=tooltip)
+
+
+def chosen(name: str, options: Mapping[str, Chosen], given: str) -> Chosen:
+    """Look up what a name in a list stands for. Raises LoRWebError for a name that is not in it."""
+    if given not in options:
+        raise LoRWebError(f"{name} is {shown(given)}; expected one of: {', '.join(options)}.")
+    return options[given]
 
 
 def _sentences(*texts: str) -> str:

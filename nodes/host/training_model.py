@@ -17,6 +17,7 @@ from ...lorweb_core import LoRWebError
 from ...lorweb_core.layout import ORIGIN, Place
 from ...lorweb_core.routing import Tokens
 from ...lorweb_core.training.data.batch import Batch, Text
+from .analogy_sampling import WRAPPER
 from .differentiable import attention, differentiable, leave_inference_mode
 from .flux_layers import block_layers, layer_shape, layers_by_linear, linear_of
 from .quantization import quantized_as
@@ -41,7 +42,7 @@ class HostBase:
                     f"The model given is stored as {stored}, through which this ComfyUI has no gradients. Load FLUX.1 "
                     "Kontext in fp8 or bf16."
                 )
-        if model.get_all_wrappers(WrappersMP.DIFFUSION_MODEL):
+        if set(model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {})) - {WRAPPER}:
             raise LoRWebError(
                 "The model given has patches around its forward pass (Mixed LoRA Apply at run time, or Analogy "
                 "Attention), through which training does not go. Give it without them, or set the method to merge."

@@ -18,10 +18,11 @@ from ...lorweb_core.errors import shown
 from ...lorweb_core.files.tensor_files import lasting_identity
 from ...lorweb_core.query import QUERY_MODES
 from ...lorweb_core.routing import TOKEN_MODES
-from ...lorweb_core.training.data.analogies import Analogy
-from ...lorweb_core.training.data.examples import Examples
+from ...lorweb_core.training.data.analogies import Analogy, split_by_edit
+from ...lorweb_core.training.data.datasets import Dataset, EncodedDatasets
+from ...lorweb_core.training.data.pictures_on_disk import read_analogies
 from ...lorweb_core.training.settings.config import DatasetSettings, TrainingConfig
-from .data_folders import find_folder
+from .data_folders import find_folder, roots
 from .progress import progress_bar
 from .training_model import HostEncoders, digest
 
@@ -34,7 +35,7 @@ SHOWN = 2
 """Analogies that samples are made of."""
 
 
-def dataset(folder: str, held_out: str, resolution: int) -> DatasetSettings:
+def dataset_settings(folder: str, held_out: str, resolution: int) -> DatasetSettings:
     """Make a dataset's settings of what was typed.
 
     held_out: names and patterns of edits, with commas or in lines. Raises LoRWebError if the folder is none to read.
@@ -59,6 +60,13 @@ def basis_config(loras: int, keys_dim: int, query_mode: str) -> BasisConfig:
     )
 
 
+def find_dataset(settings: DatasetSettings, seed: int) -> Dataset:
+    """Find a dataset's analogies in folders that may be read. One prompt stands for all captions."""
+    found = read_analogies(settings.folder_path, seed=seed, roots=roots())
+    uncaptioned = [analogy._replace(caption="") for analogy in found]
+    return Dataset(settings, *split_by_edit(uncaptioned, settings.held_out))
+
+
 def optimizer_name(device: torch.device) -> str:
     """Choose the optimizer: in 8 bits as published where that is installed, which the host does not bring."""
     return "adamw8bit" if device.type == "cuda" and importlib.util.find_spec("bitsandbytes") else "adamw"
@@ -75,45 +83,16 @@ def contents(files: Iterable[Path]) -> str:
     return hashlib.sha256(repr([lasting_identity(path) for path in files if path.is_file()]).encode()).hexdigest()
 
 
-def make_examples(
-    config: TrainingConfig,
-    encoders: HostEncoders,
-    encoder: VisionEncoder | None,
-    train: Sequence[Analogy],
-    kept: Sequence[Analogy],
-) -> tuple[Examples, list[Analogy]]:
-    """Encode what is trained on and choose what samples are made of; all is kept in the host's user folder.
+def encode_dataset(
+    config: TrainingConfig, data: Dataset, encoders: HostEncoders, encoder: VisionEncoder | None
+) -> EncodedDatasets:
+    """Encode what is trained on and what samples are made of; all is kept in the host's user folder.
 
-    encoder: None for a basis that routes by activation. kept: of held-out edits, of which samples are made if there are
-    any. Raises LoRWebError if no picture can be read.
+    encoder: None for a basis that routes by activation. Raises LoRWebError if no picture can be read.
     """
     identity = encoders.identity
     if encoder:
         squares = torch.linspace(0, 1, 3 * encoder.image_size**2).view(1, 3, encoder.image_size, encoder.image_size)
         identity += digest(encoder.tower(squares))
-
-    def prepared(analogies: Sequence[Analogy]) -> Examples:
-        examples = Examples(
-            [analogy._replace(caption="") for analogy in analogies],  # one prompt for all
-            encoders,
-            encoder,
-            config.network.basis.query_mode if encoder else None,
-            identity=identity,
-            cell=config.datasets[0].resolution,
-            cache=Path(folder_paths.get_user_directory(), "lorweb", "examples"),
-            seed=config.train.seed,
-            batch_size=config.train.batch_size,
-            sampled=config.train.sampled,
-        )
-        examples.prepare(progress_bar(len(analogies)))
-        return examples
-
-    source = prepared(train)
-    shown = prepared(_one_of_each(kept)) if kept else source
-    return source, _one_of_each(shown.analogies)
-
-
-def _one_of_each(analogies: Sequence[Analogy]) -> list[Analogy]:
-    """Choose the first analogies of the first edits."""
-    first = {analogy.edit: analogy for analogy in reversed(analogies)}
-    return [first[edit] for edit in sorted(first)][:SHOWN]
+    cache = Path(folder_paths.get_user_directory(), "lorweb", "examples")
+    return EncodedDatasets(config, [data], encoders, encoder, identity, cache, lambda _, total: progress_bar(total))

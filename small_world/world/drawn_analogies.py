@@ -110,13 +110,17 @@ def solve(
     base: FluxBase,
     encoder: VisionEncoder,
     refresh: Refresh = EACH_STEP,
+    seed: int = 0,
 ) -> Solved:
-    """Solve all analogies, each from noise that depends on its place alone."""
+    """Solve all analogies, each from noise that depends on the seed and its place alone.
+
+    refresh: in which steps the references are computed.
+    """
 
     def results(part: Tensor) -> Tensor:
         batch = analogies.batch(part, queries)
         with base.keeping(refresh, batch.target[0, 0].numel() // 4, STEPS):
-            return samples.result_of(samples.solve(basis, base, batch, STEPS, int(part[0])), batch)
+            return samples.result_of(samples.solve(basis, base, batch, STEPS, seed + int(part[0])), batch)
 
     made = torch.cat([results(part) for part in torch.arange(len(queries)).split(BATCH)])
     made = made.movedim(-1, 1).clamp(0, 1)

@@ -235,16 +235,16 @@ def test_how_tokens_are_pooled_matters_only_where_they_are(folder):
     merge_bases(*(a_basis(folder / f"{i}.safetensors", **p) for i, p in enumerate(pooled)), folder / "m.safetensors")
 
 
-@pytest.mark.parametrize("told", [[4, 4], [9]])
-def test_parts_that_are_not_all_loras_are_another_basiss(folder, told):
+@pytest.mark.parametrize("parts", [[4, 4], [9]])
+def test_parts_that_are_not_all_loras_are_another_basiss(folder, parts):
     with pytest.raises(LoRWebError, match=r"basis.yaml says lora_parts: .* LoRAs in all, but basis.safetensors: .* 4"):
-        a_basis(folder / "basis.safetensors", lora_parts=told)
+        a_basis(folder / "basis.safetensors", lora_parts=parts)
 
 
-@pytest.mark.parametrize("told", [[], 4, "4", [4, 0], [2.0, 2], [True, 3], {"a": 4}])
-def test_parts_that_are_no_list_of_numbers(folder, told):
+@pytest.mark.parametrize("parts", [[], 4, "4", [4, 0], [2.0, 2], [True, 3], {"a": 4}])
+def test_parts_that_are_no_list_of_numbers(folder, parts):
     with pytest.raises(LoRWebError, match="basis.yaml: lora_parts is .*expected a list of whole numbers above 0"):
-        a_basis(folder / "basis.safetensors", lora_parts=told)
+        a_basis(folder / "basis.safetensors", lora_parts=parts)
 
 
 # --- dropping what is not used

@@ -107,11 +107,11 @@ def test_without_projections_the_configs_width_of_keys_is_not_held_against_them(
 
 
 @pytest.mark.parametrize(
-    ("projected", "told", "words"),
+    ("projected", "stated", "words"),
     [(True, "none", "its layers have an att_lora_to_q"), (False, "linear", "no layer has an att_lora_to_q")],
 )
-def test_a_projection_that_the_config_contradicts(save, projected, told, words):
+def test_a_projection_that_the_config_contradicts(save, projected, stated, words):
     with pytest.raises(
-        LoRWebError, match=f"basis.yaml says query_projection_type: {told}, but basis.safetensors: {words}"
+        LoRWebError, match=f"basis.yaml says query_projection_type: {stated}, but basis.safetensors: {words}"
     ):
-        load_basis(save(stored(24, projected), query_projection_type=told))
+        load_basis(save(stored(24, projected), query_projection_type=stated))

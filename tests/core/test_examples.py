@@ -133,19 +133,19 @@ def test_everything_is_encoded_once_and_then_read_from_disk(make):
     first = make(caption_dropout=0.5)
     batches = [first.draw(step) for step in range(10)]
     examples = make(encoders := CountingEncoders(), caption_dropout=0.5)
-    told: list[tuple[int, int]] = []
-    examples.prepare(lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    examples.prepare(lambda done, total: progress.append((done, total)))
     assert all(same(examples.draw(step), batch) for step, batch in enumerate(batches))
     assert not encoders.captions
     assert encoders.grids == 0
-    assert not told
+    assert not progress
 
 
 def test_prepare_leaves_nothing_to_encode(make):
     examples = make(encoders := CountingEncoders(), caption_dropout=0.5)
-    told: list[tuple[int, int]] = []
-    examples.prepare(lambda done, total: told.append((done, total)))
-    assert told == [(done, 7) for done in range(8)]
+    progress: list[tuple[int, int]] = []
+    examples.prepare(lambda done, total: progress.append((done, total)))
+    assert progress == [(done, 7) for done in range(8)]
     assert encoders.grids == 2 * 4
     assert sorted(encoders.captions) == ["", "lighter", "make it dark"]
     for step in range(30):

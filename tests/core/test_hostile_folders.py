@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 from lorweb_core import LoRWebError
-from lorweb_core.training.data.analogies import Analogy, Pair, Picture, every_two, load_picture, split_by_edit
+from lorweb_core.training.data.analogies import (
+    Analogy,
+    Pair,
+    Picture,
+    analogies_from_pairs,
+    load_picture,
+    split_by_edit,
+)
 from lorweb_core.training.data.folder_layouts import LARGEST_CAPTION, LARGEST_LIST
 from lorweb_core.training.data.pictures_on_disk import read_analogies
 
@@ -215,7 +222,7 @@ def test_every_folder_is_listed_once_however_many_files_it_has(pairs, monkeypatc
 
 def edits(*names: str) -> list[Analogy]:
     pair = Pair(Picture(Path("x")), Picture(Path("y")), "")
-    return every_two({name: [pair, pair] for name in names}, 1, 0)
+    return analogies_from_pairs({name: [pair, pair] for name in names}, 1, 0)
 
 
 def test_patterns_that_would_take_long_are_refused():

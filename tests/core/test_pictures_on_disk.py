@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lorweb_core import LoRWebError
-from lorweb_core.training.data.analogies import Pair, every_two
+from lorweb_core.training.data.analogies import Pair, analogies_from_pairs
 from lorweb_core.training.data.pictures_on_disk import Analogy, Picture, load_picture, read_analogies, split_by_edit
 
 
@@ -208,23 +208,23 @@ def some_pairs(**counts: int) -> dict[str, list[Pair]]:
 
 @given(count=st.integers(2, 9), most=st.integers(1, 80), seed=st.integers(0, 9))
 @hypothesis_settings(max_examples=60)
-def test_every_two_pairs_make_an_analogy_in_both_orders_up_to_a_number(count, most, seed):
+def test_two_pairs_make_an_analogy_in_both_orders_up_to_a_number(count, most, seed):
     pairs = some_pairs(blur=count)
-    found = every_two(pairs, most, seed)
+    found = analogies_from_pairs(pairs, most, seed)
     possible = {(*p[:2], *q[:2]) for p, q in permutations(pairs["blur"], 2)}
     assert len(found) == len(set(found)) == min(most, count * (count - 1))
     assert {each.pictures for each in found} <= possible
 
 
 def test_which_analogies_are_taken_depends_on_the_seed_and_on_no_other_edit():
-    few = every_two(some_pairs(blur=9), 8, 1)
-    assert every_two(some_pairs(blur=9), 8, 1) == few
-    assert [each for each in every_two(some_pairs(aaa=5, blur=9), 8, 1) if each.edit == "blur"] == few
-    assert every_two(some_pairs(blur=9), 8, 2) != few
+    few = analogies_from_pairs(some_pairs(blur=9), 8, 1)
+    assert analogies_from_pairs(some_pairs(blur=9), 8, 1) == few
+    assert [each for each in analogies_from_pairs(some_pairs(aaa=5, blur=9), 8, 1) if each.edit == "blur"] == few
+    assert analogies_from_pairs(some_pairs(blur=9), 8, 2) != few
 
 
 def edits(*names: str) -> list[Analogy]:
-    return every_two(some_pairs(**dict.fromkeys(names, 3)), 4, 0)
+    return analogies_from_pairs(some_pairs(**dict.fromkeys(names, 3)), 4, 0)
 
 
 def names_of(split: list[Analogy]) -> set[str]:

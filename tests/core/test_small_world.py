@@ -88,11 +88,11 @@ def test_what_is_solved_is_never_what_was_trained_on():
 
 
 def test_grids_hold_their_pictures_and_are_encoded_whole(autoencoder):
-    shown, told = draw_pairs([("red",), ("blur", "sun")], 6, generator()).unflatten(0, (-1, 2)).unbind(1)
-    grids = encode_grids(autoencoder.encode, shown, told)
+    shown, results = draw_pairs([("red",), ("blur", "sun")], 6, generator()).unflatten(0, (-1, 2)).unbind(1)
+    grids = encode_grids(autoencoder.encode, shown, results)
     assert grids.target.shape == grids.reference.shape == (6, 16, SIDE // 4, SIDE // 4)
     decoded = [autoencoder.decode(latents.float()) for latents in grids]
-    for grid, last in zip(decoded, told.float().div(255).flip(1).unbind(1), strict=True):
+    for grid, last in zip(decoded, results.float().div(255).flip(1).unbind(1), strict=True):
         assert (quarter(grid) - last).square().mean() < 0.01
         assert (grid[..., :SIDE, SIDE:] - shown[:, 1] / 255).square().mean() < 0.01
     # Over the seams: b' is seen in what b, beside it, is encoded as.

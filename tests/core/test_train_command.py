@@ -311,11 +311,11 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(config, capsys):
 
 def test_the_state_of_another_config_is_refused_before_anything_is_changed(config, capsys):
     assert train("train.steps=1") == 0
-    told = (RUN / "config.yaml").read_bytes()
+    written = (RUN / "config.yaml").read_bytes()
     capsys.readouterr()
     assert train("train.lr=0.5") == 2
     assert "is the state of a training with another config" in refused(capsys)
-    assert (RUN / "config.yaml").read_bytes() == told
+    assert (RUN / "config.yaml").read_bytes() == written
 
 
 def test_a_run_that_another_process_is_at_is_refused_at_once(config, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from training_world import TinyBase, TinySource, parameters_of, plain_velocity, 
 
 from lorweb_core import LoRWebError
 from lorweb_core.training.flow_matching import draw_timesteps, noised, timestep_weights
-from lorweb_core.training.objective import to
+from lorweb_core.training.objective import move_batch
 from lorweb_core.training.optimizer import learning_rate, make_optimizer
 from lorweb_core.training.seeds import generator
 from lorweb_core.training.settings.config import OptimizerSettings, TrainSettings
@@ -44,7 +44,7 @@ def plain_loss(run: Training, parameters: dict, draw: int) -> Tensor:
     random = generator(settings.seed, 1, draw)
     t = draw_timesteps(settings.timestep_type, len(batch.target), 4, random)
     noise = torch.randn(batch.target.shape, generator=random)
-    batch = to(batch, run.base)
+    batch = move_batch(batch, run.base)
     x = noised(batch.target, noise, t).to(run.base.dtype)
     error = (plain_velocity(run.base, parameters, run.basis.config, x, t, batch) - (noise - batch.target)).square()
     error[..., 2:, 2:] *= settings.result_weight
@@ -292,11 +292,11 @@ def test_two_processes_of_accelerate_do_what_one_does_with_two_parts(tmp_path):
         for rank in range(2)
     ]
     try:
-        told = [child.communicate(timeout=120)[1].decode() for child in children]
+        printed = [child.communicate(timeout=120)[1].decode() for child in children]
     finally:
         for child in children:
             child.kill()
-    assert [child.returncode for child in children] == [0, 0], told
+    assert [child.returncode for child in children] == [0, 0], printed
     losses, basis, averaged = torch.load(tmp_path / "made.pt", weights_only=True)
     run = training(dtype=torch.float32, ema_decay=0.5, gradient_accumulation_steps=2)
     assert losses == pytest.approx([run.step().loss for _ in range(2)], rel=1e-5)

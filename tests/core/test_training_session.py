@@ -28,24 +28,24 @@ class Noted(Callbacks):
     cancels = (Cancelled,)
 
     def __init__(self, cancel_after: int | None = None):
-        self.told: list[tuple] = []
+        self.events: list[tuple] = []
         self.cancel_after = cancel_after
 
     def on_begin(self, values: int, done: int) -> None:
-        self.told.append(("begin", done))
+        self.events.append(("begin", done))
         self.values = values
 
     def on_preview(self, strips: list[torch.Tensor]) -> None:
-        self.told.append(("preview", len(strips)))
+        self.events.append(("preview", len(strips)))
 
     def on_step(self, step: Step, steps: int) -> None:
-        self.told.append(("step", step.number, steps))
+        self.events.append(("step", step.number, steps))
 
     def on_stop(self, done: int) -> None:
-        self.told.append(("stop", done))
+        self.events.append(("stop", done))
 
     def check_cancelled(self) -> None:
-        if self.told[-1] == ("step", self.cancel_after, STEPS):
+        if self.events[-1] == ("step", self.cancel_after, STEPS):
             raise Cancelled
 
 
@@ -97,7 +97,7 @@ def test_what_is_done_is_told_in_order_and_kept(tmp_path):
     basis = made.run()
     steps = [("step", number, STEPS) for number in range(1, STEPS + 1)]
     preview = ("preview", 2)
-    assert noted.told == [("begin", 0), steps[0], preview, *steps[1:3], preview, *steps[3:]]
+    assert noted.events == [("begin", 0), steps[0], preview, *steps[1:3], preview, *steps[3:]]
     assert noted.values == sum(values.numel() for layer in basis.layers.values() for values in layer[:4])
     assert made.done == STEPS
     samples = {f"samples/{step:09d}_{place}.png" for step in (2, 4, 6) for place in (0, 1)}
@@ -117,12 +117,12 @@ def test_a_cancelled_session_is_saved_and_goes_on_bit_for_bit(tmp_path):
     whole = session(tmp_path / "whole").run()
     with pytest.raises(Cancelled):
         (first := session(tmp_path / "parts", noted := Noted(cancel_after=3))).run()
-    assert noted.told[-1] == ("stop", 3)
+    assert noted.events[-1] == ("stop", 3)
     assert first.done == 3
     assert not first.folder.basis_file.exists()
     assert first.folder.page_file.exists()
     basis = session(tmp_path / "parts", noted := Noted()).run()
-    assert noted.told[0] == ("begin", 3)
+    assert noted.events[0] == ("begin", 3)
     for name, layer in whole.layers.items():
         assert all(map(torch.equal, layer[:4], basis.layers[name][:4]))
 
@@ -136,7 +136,7 @@ def test_an_error_that_is_no_cancel_leaves_what_was_saved_before(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         (made := session(tmp_path, noted := Failing())).run()
-    assert ("stop", 5) not in noted.told
+    assert ("stop", 5) not in noted.events
     assert torch.load(made.folder.state_file, weights_only=True)["state"]["done"] == 4
 
 
@@ -146,7 +146,7 @@ def test_a_loss_that_is_no_number_keeps_the_steps_before(tmp_path):
     made.source.draw = lambda step: draw(step)._replace(target=draw(step).target * (torch.nan if step == 2 else 1))
     with pytest.raises(LoRWebError, match="The loss of step 3 is not a finite number"):
         made.run()
-    assert noted.told[-1] == ("stop", 2)
+    assert noted.events[-1] == ("stop", 2)
     assert torch.load(made.folder.state_file, weights_only=True)["state"]["done"] == 2
 
 
@@ -178,5 +178,5 @@ def test_processes_other_than_the_first_write_nothing_and_hear_nothing(tmp_path)
     made = session(tmp_path, noted := Noted(), processes=Second())
     before = {name: (made.folder.path / name).stat().st_mtime_ns for name in files(made) - {"losses.csv"}}
     assert made.run().identity == expected.identity
-    assert not noted.told
+    assert not noted.events
     assert before == {name: (made.folder.path / name).stat().st_mtime_ns for name in before}

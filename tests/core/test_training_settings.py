@@ -67,10 +67,10 @@ def test_the_published_yaml_as_it_is(published, caplog):
     assert config.train == TrainSettings(lr=0.001, optimizer_params=OptimizerSettings((0.9, 0.99), 0.05, 1e-8))
     assert config.model == ModelSettings()
     assert config.sample == SampleSettings(500, 20, 4.0, 42)
-    (told,) = caplog.messages
+    (said,) = caplog.messages
     for key in ("logging", "datasets.0.cache_latents_to_disk", "sample.prompts", "train.debug_save_target_images"):
-        assert key in told
-    assert "train.lr" not in told
+        assert key in said
+    assert "train.lr" not in said
 
 
 def test_all_but_name_and_data_has_the_published_defaults(published):
@@ -153,9 +153,9 @@ def test_without_an_external_query_the_inputs_are_it():
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(override, words):
-    told = message(override)
+    said = message(override)
     for word in ("small.yaml", *words):
-        assert word in told
+        assert word in said
 
 
 def test_all_unknown_keys_are_named_at_once_and_before_missing_ones():
@@ -212,9 +212,9 @@ def test_all_unknown_keys_are_named_at_once_and_before_missing_ones():
     ],
 )
 def test_a_value_of_another_kind_is_named_with_what_was_expected(override, words):
-    told = message(override)
+    said = message(override)
     for word in ("small.yaml", *words):
-        assert word in told
+        assert word in said
 
 
 @pytest.mark.parametrize(
@@ -239,9 +239,9 @@ def test_a_basis_and_a_training_refuse_a_value_in_the_same_words(tmp_path, key, 
 
 
 def test_an_average_that_is_set_in_both_ways():
-    told = message("train.ema_decay=0.9", "train.ema_config.use_ema=true")
-    assert "train.ema_decay" in told
-    assert "train.ema_config" in told
+    said = message("train.ema_decay=0.9", "train.ema_config.use_ema=true")
+    assert "train.ema_decay" in said
+    assert "train.ema_config" in said
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ def test_an_average_that_is_set_in_both_ways():
     ],
 )
 def test_an_override_that_leads_nowhere(override, words):
-    told = message(override)
-    assert f"--set {override}" in told
-    assert words in told
+    said = message(override)
+    assert f"--set {override}" in said
+    assert words in said
 
 
 @pytest.mark.parametrize(
@@ -284,12 +284,12 @@ def test_a_yaml_of_another_form(tmp_path, text):
 
 
 def test_keys_beside_the_process_are_checked_too():
-    for document, told in [
+    for document, said in [
         ({**SMALL, "jobs": 1}, r"jobs \(nearest: job\)"),
         ({"config": {**SMALL["config"], "nam": 1}}, r"config.nam \(nearest: name\)"),
         ({"config": {"name": "x", "process": [{"name": "y"}]}}, "config.process.0.name"),
     ]:
-        with pytest.raises(LoRWebError, match=f"small.yaml has keys .* does not know.*: {told}"):
+        with pytest.raises(LoRWebError, match=f"small.yaml has keys .* does not know.*: {said}"):
             training_config(document, "small.yaml")
 
 

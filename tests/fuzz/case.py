@@ -44,11 +44,11 @@ def outcome(case: Case, folder: Path) -> tuple[str, str]:
         wrong = wrong_in_message(str(error), case.named) or _changed(before, folder)
         return ("failed", wrong) if wrong else ("refused", str(error))
     try:
-        told = case.check(held) or ""
+        described = case.check(held) or ""
     except Exception as error:
         return "failed", "It loaded. " + "".join(traceback.format_exception(error)[-3:])
     wrong = _changed(before, folder)
-    return ("failed", wrong) if wrong else ("loaded", told)
+    return ("failed", wrong) if wrong else ("loaded", described)
 
 
 def wrong_in_message(message: str, named: tuple[str, ...]) -> str | None:

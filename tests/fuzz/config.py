@@ -236,10 +236,10 @@ def _plain(path: Path) -> Any:
 def _check_basis(path: Path, basis) -> None:
     """What the YAML says of how the basis is routed is what the config holds, in the type that it is of."""
     network = _plain(path)["config"]["process"][0]["network"]
-    told = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
+    given = {"linear": network.get("linear"), **(network.get("network_kwargs") or {})}
     assert len(basis.layers) == len(SIZES)
-    for key, value in told.items():
-        unused = key == "external_query_model" and told.get("external_query") is False
+    for key, value in given.items():
+        unused = key == "external_query_model" and given.get("external_query") is False
         if value is None or unused or key not in vars(basis.config):
             continue
         held = getattr(basis.config, key)

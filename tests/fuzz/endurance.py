@@ -48,8 +48,10 @@ def _megabytes() -> float:
 
 def _check(held: list[float]) -> str:
     growth = held[-1] / held[0] - 1
-    told = f"{len(held) - 1} analogies: {held[0]:.1f} MB after the warm-up, {held[-1]:.1f} MB after all, {growth:+.2%}"
-    assert growth <= GROWTH, told
+    result = (
+        f"{len(held) - 1} analogies: {held[0]:.1f} MB after the warm-up, {held[-1]:.1f} MB after all, {growth:+.2%}"
+    )
+    assert growth <= GROWTH, result
     left = world().left_behind()
     assert not left, left
-    return told
+    return result

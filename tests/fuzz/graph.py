@@ -143,10 +143,10 @@ def make(seed: int, folder: Path) -> Case:
         inputs[input.id] = _wrong(random, input, around)
     node = {"class_type": kind, "inputs": inputs}
     prompt = {"node": node, "taken": {"class_type": "FuzzTake", "inputs": {"value": ["node", 0]}}}
-    told = {input.id: _told(inputs.get(input.id)) for input in wrong}
-    named = (*told, *WORDS)
+    described = {input.id: _told(inputs.get(input.id)) for input in wrong}
+    named = (*described, *WORDS)
     return Case(
-        f"{kind}, {told}",
+        f"{kind}, {described}",
         named,
         lambda: _load(around, {**prompt, **gives(node)}),
         lambda _: _check(around),

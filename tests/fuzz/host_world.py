@@ -169,9 +169,9 @@ class World:
         for folder, _, _ in os.walk(self.base, topdown=False):
             if not any(os.scandir(folder)) and Path(folder).parent.parent == self.base / "models":
                 os.rmdir(folder)
-        told = {"hooks": hooks, "weights": changed, "files of others": theirs, "files outside": outside}
-        told["not whole"] = [name for name in new if name.endswith(".part")]
-        wrong = {what: held for what, held in told.items() if held}
+        left = {"hooks": hooks, "weights": changed, "files of others": theirs, "files outside": outside}
+        left["not whole"] = [name for name in new if name.endswith(".part")]
+        wrong = {what: held for what, held in left.items() if held}
         return f"Left behind: {wrong}" if wrong else None
 
     def _files(self) -> dict[str, tuple]:

@@ -40,5 +40,5 @@ def test_broken_graphs_are_refused_and_the_good_one_paints_the_same_before_and_a
 @pytest.mark.skipif(not ANALOGIES, reason="python tools/test.py --endurance 300")
 def test_many_analogies_in_a_row_take_no_more_memory(worker):
     outcome = worker.run("endurance", ANALOGIES, seconds=3600)
-    print(outcome.told)
-    assert outcome.result == "loaded", outcome.told
+    print(outcome.message)
+    assert outcome.result == "loaded", outcome.message

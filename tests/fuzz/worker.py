@@ -1,4 +1,4 @@
-"""A process that cases run in: one that hangs or dies takes only itself along, and is told by name."""
+"""A process that cases run in: one that hangs or dies takes only itself along, and is named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     """What was done."""
     result: str
     """refused, loaded or failed."""
-    told: str
+    message: str
     """The refusal, or what is wrong."""
 
 
@@ -48,19 +48,19 @@ class Worker:
             self._start()
         self.process.stdin.write(f"{kind} {seed}\n")
         self.process.stdin.flush()
-        told: list[str] = []
-        while len(told) < 3:
+        answers: list[str] = []
+        while len(answers) < 3:
             try:
-                answer = self.answers.get(timeout=seconds if told else 120)
+                answer = self.answers.get(timeout=seconds if answers else 120)
             except queue.Empty:
                 self.stop()
-                return Outcome(*(told or ["while it was made"]), "failed", f"It took more than {seconds:g} s.")
+                return Outcome(*(answers or ["while it was made"]), "failed", f"It took more than {seconds:g} s.")
             if answer is None:
                 self.stop()
                 log = (self.folder / "log").read_text("utf-8", "replace")[-2000:]
-                return Outcome(*(told or ["while it was made"]), "failed", f"The process died:\n{log}")
-            told.append(answer)
-        return Outcome(*told)
+                return Outcome(*(answers or ["while it was made"]), "failed", f"The process died:\n{log}")
+            answers.append(answer)
+        return Outcome(*answers)
 
     def _start(self) -> None:
         # Memory that threads only reserve is not what is limited.
@@ -102,7 +102,7 @@ def run_all(worker: Worker, kind: str, seeds: Iterable[int]) -> None:
         counts[outcome.result] += 1
         if outcome.result == "failed":
             again = f"{Path(worker.python).name} tests/fuzz/child.py {kind} {seed}"
-            failures.append(f"{kind} {seed}: {outcome.what}\n  again: {again}\n{outcome.told}")
-    told = ", ".join(f"{count} {result}" for result, count in counts.items())
-    print(f"{kind}: {told}")
-    assert not failures, f"{kind}: {told}\n\n" + "\n\n".join(failures)
+            failures.append(f"{kind} {seed}: {outcome.what}\n  again: {again}\n{outcome.message}")
+    summary = ", ".join(f"{count} {result}" for result, count in counts.items())
+    print(f"{kind}: {summary}")
+    assert not failures, f"{kind}: {summary}\n\n" + "\n\n".join(failures)

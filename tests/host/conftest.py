@@ -117,3 +117,16 @@ def velocity(host, monkeypatch):
             )
 
     return velocity
+
+
+@pytest.fixture
+def low_vram(host, monkeypatch):
+    """Until the test ends, the host takes the CPU for a GPU without free memory: weights are cast as they are used."""
+    import comfy.model_management
+
+    def low_vram() -> None:
+        comfy.model_management.unload_all_models()
+        monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda device: False)
+        monkeypatch.setattr(comfy.model_management, "vram_state", comfy.model_management.VRAMState.NO_VRAM)
+
+    return low_vram

@@ -56,16 +56,23 @@ def test_pictures_come_out_and_follow_b_seed_and_strength(server, graph):
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_b_goes_through_grid_attention_and_result_to_its_own_place(server, graph, fit):
-    """The stand-in model paints what it is shown: without a mixture b' is b, to the autoencoder's 8 pixels."""
+@pytest.mark.parametrize(
+    ("speed", "sampled"),
+    [("as trained", "as trained"), ("b' alone", "b' alone"), ("b' alone, references kept", "b' alone")],
+)
+def test_b_goes_through_grid_attention_and_result_to_its_own_place(server, graph, fit, speed, sampled):
+    """The stand-in model paints what it is shown: without a mixture b' is b, to the autoencoder's 8 pixels.
+
+    Sampled alone, it is so only at its place: at another one the model would paint a or a'.
+    """
     from PIL import Image
 
     wide = standins.picture(False, "tree", size=(200, 300))
     Image.fromarray((wide * 255).byte().numpy()).save(server.base / "input" / "wide.png")
     graph = with_b(graph, "wide.png")
     node(graph, "LoRWeBMixedLoRAApply")["strength"] = 0.0
-    node(graph, "LoRWeBExtendedAttention").update(fit=fit, megapixels=0.15)
-    node(graph, "LoRWeBAnalogyResult")["fit"] = fit
+    node(graph, "LoRWeBExtendedAttention").update(fit=fit, megapixels=0.15, speed=speed)
+    node(graph, "LoRWeBAnalogyResult").update(fit=fit, sampled=sampled)
     b_prime = result(graph, server.run(graph)[0])
     assert b_prime.shape == wide.shape
     inside = slice(30, -30), slice(30, -30)  # the black of a padding bleeds 8 of the grid's pixels in

@@ -58,6 +58,7 @@ def graph(pairs) -> dict:
         "LoRWeBBasisSimilarity": {"basis": basis, "blocks": "all", "kind": "all", "stream": "all"},
         "LoRWeBMergeBases": {"basis_1": basis, "basis_2": basis, **base},
         "LoRWeBAnalogyAttention": {"model": model, "example_weight": 2.0, "b_weight": 1.0},
+        "LoRWeBKeepReferences": {"model": model, "every": 0, "shares": ""},
         "LoRWeBPictureStrip": {"images": image, "captions": "", "height": 64},
         "LoRWeBTrainBasis": {**train, **base},
     }.items():  # fmt: skip
@@ -86,12 +87,13 @@ def ending_in(graph: dict, class_type: str) -> tuple[dict, dict]:
     if class_type in (
         "LoRWeBMixedLoRAApply",
         "LoRWeBAnalogyAttention",
+        "LoRWeBKeepReferences",
         "LoRWeBExtendedAttention",
         "LoRWeBAnalogyResult",
     ):
         (sampler,) = [each for each, node in graph.items() if node["class_type"] == "SaveImage"]
         cut = only(graph, sampler)
-        if class_type == "LoRWeBAnalogyAttention":
+        if class_type in ("LoRWeBAnalogyAttention", "LoRWeBKeepReferences"):
             cut |= only(graph, class_type)
             (sampler,) = [node for node in cut.values() if node["class_type"] == "KSampler"]
             sampler["inputs"]["model"] = [class_type, 0]
@@ -119,6 +121,9 @@ def test_no_text_ends_the_queue(server, graph, what):
         *(("LoRWeBSaveMixture", name) for name in ("name", "if_exists")),
         *(("LoRWeBMixtureEdit", name) for name in ("mute", "solo", "blocks", "kind", "stream", "keep")),
         ("LoRWeBMixtureBlend", "space"),
+        *(("LoRWeBExtendedAttention", name) for name in ("speed", "layout")),
+        ("LoRWeBAnalogyResult", "sampled"),
+        *(("LoRWeBKeepReferences", name) for name in ("shares", "stored", "place")),
         *(("LoRWeBPruneBasis", name) for name in ("saved_mixtures", "name")),
         *(("LoRWeBBasisSimilarity", name) for name in ("blocks", "kind", "stream")),
         ("LoRWeBMergeBases", "name"),
@@ -158,6 +163,7 @@ INTS = {
     "LoRWeBTrainBasis": ("loras", "resolution"),
     "LoRWeBPictureStrip": ("height",),
     "LoRWeBAnalogyAttention": ("pairs",),
+    "LoRWeBKeepReferences": ("every",),
     "LoRWeBAnalogyResult": ("pairs",),
 }
 

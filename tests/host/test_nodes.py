@@ -59,6 +59,8 @@ def pictures() -> list[torch.Tensor]:
     return [standins.picture(*scene, size=(128, 96))[None] for scene in scenes]
 
 
+SPEED = ["speed", "mixture"]
+
 SOCKETS = {
     "LoRWeBBasisLoader": ("LoRWeB Basis Loader", ["basis_name", "config_name"], ["LORWEB_BASIS"]),
     "LoRWeBAnalogyEncoder": (
@@ -73,15 +75,20 @@ SOCKETS = {
     ),
     "LoRWeBExtendedAttention": (
         "Kontext Extended-Attention Conditioning",
-        ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative", "layout", "demonstrations"],
+        ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative", "layout", "demonstrations", *SPEED],
         ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE"],
     ),
-    "LoRWeBAnalogyResult": ("Analogy Result", ["image", "b", "fit", "layout", "pairs"], ["IMAGE"]),
+    "LoRWeBAnalogyResult": (
+        "Analogy Result",
+        ["image", "b", "fit", "layout", "pairs", "sampled", "mixture"],
+        ["IMAGE"],
+    ),
     "LoRWeBAnalogyAttention": (
         "Analogy Attention",
         ["model", "example_weight", "b_weight", "layout", "pairs"],
         ["MODEL"],
     ),
+    "LoRWeBKeepReferences": ("Keep References", ["model", "every", "shares", "stored", "place"], ["MODEL"]),
 }
 
 
@@ -93,11 +100,10 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     assert [i.id for i in schema.inputs] == inputs
     assert [o.io_type for o in schema.outputs] == outputs
     assert all(i.tooltip for i in schema.inputs)
-    optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method"}
-    optional |= {"run_time_rank", "run_time_error"}
-    assert {i.id for i in schema.inputs if i.optional} == set(inputs) & optional | (
-        {"b"} if node_id == "LoRWeBAnalogyResult" else set()
-    )
+    optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method", "speed", "sampled"}
+    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error"}
+    shows_or_cuts = {"LoRWeBExtendedAttention": {"mixture"}, "LoRWeBAnalogyResult": {"b", "mixture"}}
+    assert {i.id for i in schema.inputs if i.optional} == set(inputs) & optional | shows_or_cuts.get(node_id, set())
 
 
 def test_the_loader_lists_only_checkpoints_and_configs(host, basis_file):

@@ -92,17 +92,17 @@ def test_the_sockets_others_lean_on(host):
 def test_scores_are_those_of_the_bases_own_encoder(host, basis, clip_folder):
     pictures, candidates = analogy(), results()
     output = host.node("LoRWeBAnalogyScore").execute([basis()], **pictures, b_prime=candidates)
-    best, best_follows, best_kept, image, told = output.result
+    best, best_follows, best_kept, image, scores_json = output.result
     a, a_prime, b = (embedding(clip_folder, batch[0]) for batch in pictures.values())
     expected = [torch.cosine_similarity(a_prime - a, embedding(clip_folder, x) - b, 0).item() for x in candidates[1:]]
-    told = json.loads(told)
-    assert told["scores"][0]["follows"] == 0
+    scores_json = json.loads(scores_json)
+    assert scores_json["scores"][0]["follows"] == 0
     kept = [1 - (x - candidates[0])[:, 48:].abs().mean().item() for x in candidates]
-    assert [s["kept"] for s in told["scores"]] == pytest.approx(kept, abs=1e-6)
-    assert [s["follows"] for s in told["scores"][1:]] == pytest.approx(expected, abs=1e-4)
-    first = told["ranking"][0]
+    assert [s["kept"] for s in scores_json["scores"]] == pytest.approx(kept, abs=1e-6)
+    assert [s["follows"] for s in scores_json["scores"][1:]] == pytest.approx(expected, abs=1e-4)
+    first = scores_json["ranking"][0]
     assert torch.equal(best, candidates[first])
-    assert (best_follows, best_kept) == (told["scores"][first]["follows"], told["scores"][first]["kept"])
+    assert (best_follows, best_kept) == (scores_json["scores"][first]["follows"], scores_json["scores"][first]["kept"])
     assert image.shape[0] == 1
     assert image.shape[-1] == 3
     assert len(output.ui.as_dict()["images"]) == 1

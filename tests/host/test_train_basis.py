@@ -256,6 +256,7 @@ def test_a_model_with_a_mixture_around_its_forward_pass_is_refused(host, load_fl
     """Checkpointed blocks run again in the backward pass, where the mixture would be gone."""
     with pytest.raises(host.core.LoRWebError, match="patches around its forward pass.*set the method to merge"):
         train(host.apply.apply_mixture(load_flux(), mixture, method="runtime"))
+    assert train(host.apply.apply_mixture(load_flux(), mixture, method="merge"), steps=1)
 
 
 @pytest.mark.parametrize("name", ["convrot_w4a4", "asym_w4a8_int8"])
@@ -364,17 +365,17 @@ def test_an_error_leaves_the_model_as_it_was(host, load_flux, train, monkeypatch
 def test_the_bar_has_the_samples_and_the_run_keeps_them(host, load_flux, train, monkeypatch, request):
     import comfy.utils
 
-    told = []
+    updates = []
     monkeypatch.setattr(
         comfy.utils,
         "PROGRESS_BAR_HOOK",
-        lambda value, total, preview, node_id=None: told.append((value, total, preview)),
+        lambda value, total, preview, node_id=None: updates.append((value, total, preview)),
     )
     _, samples, _, _ = train(load_flux(), steps=3, sample_every=2)
-    ((step, total, (kind, image, side)),) = [each for each in told if each[2] is not None]
+    ((step, total, (kind, image, side)),) = [each for each in updates if each[2] is not None]
     assert (step, total, kind, side) == (2, 3, "JPEG", 1024)
     assert image.size == (samples.shape[2], samples.shape[1])
-    assert told[-1][:2] == (3, 3)
+    assert updates[-1][:2] == (3, 3)
     kept = host.models / "lorweb" / request.node.name / "samples"
     assert [path.name for path in sorted(kept.iterdir())] == ["000000002.png", "000000003.png"]
 

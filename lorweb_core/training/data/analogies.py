@@ -59,7 +59,7 @@ class Analogy(NamedTuple):
     def name(self) -> str:
         """Name it in messages: its edit and its files."""
         files = dict.fromkeys(f"{picture.path.parent.name}/{picture.path.name}" for picture in self.pictures)
-        return f"{some([self.edit])} ({some(list(files))})"
+        return f"{list_names([self.edit])} ({list_names(list(files))})"
 
 
 def load_picture(picture: Picture) -> Tensor:
@@ -70,7 +70,7 @@ def load_picture(picture: Picture) -> Tensor:
     return rgb_image(image[:, left:right], f"The picture {shown(picture.path)}{which}")
 
 
-def every_two(pairs: Mapping[str, Sequence[Pair]], most: int, seed: int) -> list[Analogy]:
+def analogies_from_pairs(pairs: Mapping[str, Sequence[Pair]], most: int, seed: int) -> list[Analogy]:
     """Make two analogies of every two pairs of an edit, each demonstrating the other's; `most` of an edit at most.
 
     pairs: by edit, each edit's in an order that is the same every time. Which analogies an edit gives depends on the
@@ -79,13 +79,13 @@ def every_two(pairs: Mapping[str, Sequence[Pair]], most: int, seed: int) -> list
     """
     few = {edit: len(held) for edit, held in pairs.items() if len(held) < 2}
     if few:
-        told = some([f"{edit} ({count})" for edit, count in few.items()])
+        listed = list_names([f"{edit} ({count})" for edit, count in few.items()])
         if len(few) == len(pairs) and any(few.values()):
             raise LoRWebError(
                 "No edit has two pairs, and an analogy takes two: one shows the edit, one is to be edited. Found, with "
-                f"the number of pairs: {told}. Add pairs of the same edits."
+                f"the number of pairs: {listed}. Add pairs of the same edits."
             )
-        log.warning("%d edits make no analogy, which takes two pairs, and are left out: %s.", len(few), told)
+        log.warning("%d edits make no analogy, which takes two pairs, and are left out: %s.", len(few), listed)
     return [analogy for edit, held in pairs.items() for analogy in _of_edit(edit, held, most, seed)]
 
 
@@ -123,7 +123,7 @@ def split_by_edit(
         matching = list(filter(_glob(pattern), edits))
         if not matching and pattern not in names:
             near = difflib.get_close_matches(pattern[:100], edits[:1000], 1)  # in a second at most
-            hint = f"did you mean {shown(near[0])}?" if near else f"there are: {some(edits)}."
+            hint = f"did you mean {shown(near[0])}?" if near else f"there are: {list_names(edits)}."
             raise LoRWebError(f"held_out: {shown(pattern)} is the name of no edit; {hint}")
         kept.update(matching)
     others = sorted(set(edits) - kept, key=lambda edit: hashlib.sha256(f"{seed} {edit}".encode()).digest())
@@ -146,7 +146,7 @@ def _glob(pattern: str) -> Callable[[str], object]:
     return re.compile(translate(pattern)).match
 
 
-def some(names: Sequence[str], most: int = 20, show: Callable[[str], str] = named) -> str:
+def list_names(names: Sequence[str], most: int = 20, show: Callable[[str], str] = named) -> str:
     """List names in a message: as many, and as much of each, as can be read. show: makes of each what is listed."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(show, names[:most])) + more

@@ -21,25 +21,30 @@ from .examples import Examples
 from .pictures_on_disk import read_analogies
 
 Bar = Callable[[str, int], Progress]
-"""(what is done, how much of it) → what is told how far it is."""
+"""Function from (what is done, how much of it) to the progress of it."""
 
 
-class Data(NamedTuple):
+class Dataset(NamedTuple):
     """Hold a dataset's analogies, split by edit."""
 
     settings: DatasetSettings
-    seen: list[Analogy]
-    """To train on."""
-    unseen: list[Analogy]
+    training: list[Analogy]
+    """Analogies to train on."""
+    held_out: list[Analogy]
     """Analogies of edits that are kept from training."""
 
 
 @dataclass(frozen=True)
-class OneOf:
+class CombinedSource:
     """Draw each batch from one of several sources, the larger the likelier: batches of one size of picture."""
 
     sources: Sequence[Examples]
     seed: int
+
+    @property
+    def analogies(self) -> list[Analogy]:
+        """List the analogies of all sources."""
+        return [analogy for source in self.sources for analogy in source.analogies]
 
     def draw(self, step: int) -> Batch:
         sizes = torch.tensor([float(len(source.analogies)) for source in self.sources])
@@ -47,7 +52,7 @@ class OneOf:
         return self.sources[chosen].draw(step)
 
 
-def find_analogies(config: TrainingConfig) -> list[Data]:
+def find_analogies(config: TrainingConfig) -> list[Dataset]:
     """Find the analogies of each dataset. Raises LoRWebError where there are none."""
     found = []
     for data in config.datasets:
@@ -60,7 +65,7 @@ def find_analogies(config: TrainingConfig) -> list[Data]:
             data.analogies_per_edit,
             config.train.seed,
         )
-        found.append(Data(data, *split_by_edit(analogies, data.held_out, data.validation_share, config.train.seed)))
+        found.append(Dataset(data, *split_by_edit(analogies, data.held_out, data.validation_share, config.train.seed)))
     return found
 
 
@@ -68,47 +73,56 @@ def counted(analogies: Sequence[Analogy]) -> str:
     return f"{len(analogies)} analogies of {len({analogy.edit for analogy in analogies})} edits"
 
 
-class Encoded:
+class EncodedDatasets:
     """Encode datasets into a folder that is kept."""
+
+    source: CombinedSource
+    """Source of all that is trained on."""
 
     def __init__(
         self,
         config: TrainingConfig,
-        datasets: Sequence[Data],
+        datasets: Sequence[Dataset],
         encoders: Encoders,
         vision: VisionEncoder | None,
+        identity: str,
         cache: Path,
         bar: Bar,
     ):
-        """vision: None for a basis that routes by activation. cache: the folder; several runs may share it."""
+        """vision: None for a basis that routes by activation. cache: the folder; several runs may share it.
+
+        identity: what the numbers of all encoders depend on. Raises LoRWebError as `Examples.prepare` does.
+        """
         self.config, self.datasets = config, datasets
-        self._encoders, self._vision, self._cache, self._bar = encoders, vision, cache, bar
+        self._encoders, self._vision, self._identity, self._cache, self._bar = encoders, vision, identity, cache, bar
+        training = [self._examples(data.settings, data.training) for data in datasets]
+        self.source = CombinedSource(training, config.train.seed)
+        self._samples = self._choose_samples()
 
-    def source(self) -> OneOf:
-        """Encode all that is to be trained on, and draw from it."""
-        self._training = [self._examples(data.settings, data.seen) for data in self.datasets]
-        return OneOf(self._training, self.config.train.seed)
+    def samples(self) -> Batch:
+        """Make a batch of the analogies to sample while training: of held-out edits, where there are such."""
+        return self._samples.batch(self._samples.analogies)
 
-    def shown(self) -> Batch:
-        """Choose analogies to sample while training: of edits that it does not see, where there are such."""
+    def _choose_samples(self) -> Examples:
+        """Choose one analogy of each of the first edits, as far as their pictures can be read."""
         chosen: dict[str, Analogy] = {}
+        trained, count = self.source.sources[0].analogies, self.config.sample.count
         # All of one dataset, as they are one batch.
-        data = next((data for data in self.datasets if data.unseen), self.datasets[0])
-        for analogy in data.unseen or self._training[0].analogies:
-            if len(chosen) < self.config.sample.count and analogy.edit not in chosen and _readable(analogy):
+        data = next((data for data in self.datasets if data.held_out), self.datasets[0])
+        for analogy in data.held_out or trained:
+            if len(chosen) < count and analogy.edit not in chosen and _readable(analogy):
                 chosen[analogy.edit] = analogy
-        analogies = list(chosen.values()) or self._training[0].analogies[: self.config.sample.count]
-        return self._examples(data.settings if chosen else self.datasets[0].settings, analogies).batch(analogies)
+        settings = data.settings if chosen else self.datasets[0].settings
+        return self._examples(settings, list(chosen.values()) or trained[:count])
 
     def _examples(self, data: DatasetSettings, analogies: Sequence[Analogy]) -> Examples:
-        config, basis = self.config, self.config.network.basis
-        of_queries = f"{config.model.encoder or basis.external_query_model} {config.model.text_tokens}"
+        config = self.config
         examples = Examples(
             analogies,
             self._encoders,
             self._vision,
-            basis.query_mode if self._vision else None,
-            identity=f"{self._encoders.identity} {of_queries}",
+            config.network.basis.query_mode if self._vision else None,
+            identity=self._identity,
             cell=data.resolution,
             cache=self._cache,
             seed=config.train.seed,

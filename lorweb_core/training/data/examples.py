@@ -14,7 +14,7 @@ from ...basis import Progress
 from ...encoder import VisionEncoder
 from ...errors import LoRWebError
 from ..seeds import generator
-from .analogies import Analogy, load_picture, some
+from .analogies import Analogy, list_names, load_picture
 from .batch import Batch, Text
 from .encoding import Encoders, Encoding
 
@@ -106,7 +106,7 @@ class Examples:
                 len(unreadable),
                 len(self.analogies) - len(left),
                 len(self.analogies),
-                some(list(unreadable.values()), show=str),
+                list_names(list(unreadable.values()), show=str),
             )
         self._draw_from(left)
 

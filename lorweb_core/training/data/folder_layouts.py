@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from ...errors import LoRWebError, shown
-from .analogies import Analogy, Pair, Picture, every_two, some
+from .analogies import Analogy, Pair, Picture, analogies_from_pairs, list_names
 from .data_reader import DataReader, is_text
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class FolderLayout(NamedTuple):
 
 def _warn_of_missing(folder: Path, missing: Sequence[str], what: str) -> None:
     if missing:
-        log.warning("%s: %d %s and are left out: %s.", shown(folder), len(missing), what, some(missing))
+        log.warning("%s: %d %s and are left out: %s.", shown(folder), len(missing), what, list_names(missing))
 
 
 def _read_triplets(wanted: Wanted) -> list[Analogy]:
@@ -102,7 +102,7 @@ def _read_pair_folders(wanted: Wanted) -> list[Analogy]:
         apart = {**before, **after}
         lonely += [str(apart[name].relative_to(wanted.folder)) for name in sorted(before.keys() ^ after.keys())]
     _warn_of_missing(wanted.folder, lonely, "pictures have no other one to make a pair with")
-    return every_two(pairs, wanted.analogies_per_edit, wanted.seed)
+    return analogies_from_pairs(pairs, wanted.analogies_per_edit, wanted.seed)
 
 
 def _by_name(reader: DataReader, edit: Path, side: int) -> dict[tuple[str, str], Path]:
@@ -136,7 +136,7 @@ def _read_relation252k(wanted: Wanted) -> list[Analogy]:
             caption = label.get("edit_instruction") or wanted.default_caption
             pairs[category.name].append(Pair(Picture(path, 0, 2), Picture(path, 1, 2), caption))
     _warn_of_missing(wanted.folder, missing, "pictures are named in a labels.json, but are missing")
-    return every_two(pairs, wanted.analogies_per_edit, wanted.seed)
+    return analogies_from_pairs(pairs, wanted.analogies_per_edit, wanted.seed)
 
 
 def _read_entries(reader: DataReader, path: Path, key: str, optional: str) -> list[dict[str, Any]] | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...errors import LoRWebError, shown
-from .analogies import Analogy, Picture, load_picture, some, split_by_edit
+from .analogies import Analogy, Picture, list_names, load_picture, split_by_edit
 from .data_reader import DataReader, is_text
 from .folder_layouts import FOLDER_LAYOUTS, Wanted
 
@@ -63,4 +63,7 @@ def read_analogies(
 def _contents(wanted: Wanted) -> str:
     reader, folder = wanted.reader, wanted.folder
     folders = set(reader.folders(folder))
-    return some([f"{path.name}/" if path in folders else path.name for path in reader.entries(folder)], 8) or "nothing"
+    return (
+        list_names([f"{path.name}/" if path in folders else path.name for path in reader.entries(folder)], 8)
+        or "nothing"
+    )

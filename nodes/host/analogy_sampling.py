@@ -1,0 +1,139 @@
+"""How an analogy is sampled, as its conditioning says: b′ alone at its place, and references whose keys and values are
+kept between steps. Nothing of it stays on a model between two passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from comfy.conds import CONDConstant
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...lorweb_core import LoRABasis
+from ...lorweb_core.layout import Place
+from .reference_run import RUN, Keeping, ReferenceRun, WithReferences, check_run, make_room
+from .runtime_injection import count_tokens
+
+MARK = "lorweb_sampling"
+"""Key of the mark among a conditioning's `model_conds`, and so among what the host gives the model in each pass."""
+
+KEEPING = "lorweb_keeping"
+"""Key in a model's transformer_options of the keeping that takes the place of the mark's."""
+
+BASES = "lorweb_bases"
+"""Key in a model's transformer_options of the bases whose mixtures are on it."""
+
+WRAPPER = "lorweb-analogy-sampling"
+"""Key of what is put around a model's passes and runs, also on models that no mixture is added to at run time."""
+
+
+AT_START, NOT_KEPT = Place(0, 0), Keeping()
+
+
+@dataclass(frozen=True)  # the host compares tuples only up to the shorter one's length (comfy/conds.py, is_equal)
+class AnalogySampling:
+    """Say in a conditioning how its analogy is sampled."""
+
+    place: Place = AT_START
+    keeping: Keeping = NOT_KEPT
+
+
+AS_PUBLISHED = AnalogySampling()
+
+
+def mark_conditioning(conditioning: list, sampling: AnalogySampling) -> list:
+    """Copy a conditioning with a mark of how it is sampled; as published, without one."""
+    marked = []
+    for embedding, values in conditioning:
+        model_conds = {key: value for key, value in values.get("model_conds", {}).items() if key != MARK}
+        if sampling != AS_PUBLISHED:
+            model_conds[MARK] = CONDConstant(sampling)
+        marked.append([embedding, {**values, "model_conds": model_conds}])
+    return marked
+
+
+def follow_marks(model: ModelPatcher, basis: LoRABasis | None = None, keeping: Keeping | None = None) -> None:
+    """Let `model`, a clone made for it, sample analogies as their conditionings are marked.
+
+    basis: one whose mixture is on it. keeping: what is to take the place of the marks'.
+    Passes without a mark go through as they are.
+    """
+    options = model.model_options["transformer_options"]
+    if basis is not None:
+        options[BASES] = (*options.get(BASES, ()), basis)
+    if keeping is not None:
+        options[KEEPING] = keeping
+    if not model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(WRAPPER):
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, _run)
+        model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, WRAPPER, _prepare)
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, WRAPPER, _forward)
+
+
+def _run(executor, *args, **kwargs) -> Any:
+    """Sample with references kept for this run, and let go of them however it ends."""
+    guider = executor.class_obj
+    options = guider.model_options["transformer_options"]
+    check_run(guider.conds, options, _keepings(guider.conds, options), options.get(BASES, ()))
+    run = options[RUN] = ReferenceRun(guider.model_patcher)
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        run.end()
+        options.pop(RUN, None)
+
+
+def _prepare(executor, model: ModelPatcher, noise_shape, conds, model_options=None, *args, **kwargs) -> Any:
+    """Load the models with room left for what is kept."""
+    keepings = _keepings(conds, (model_options or {}).get("transformer_options", {}))
+    return executor(model, make_room(model, noise_shape, keepings), conds, model_options, *args, **kwargs)
+
+
+def _keepings(conds: dict[str, list[dict]], options: dict) -> list[WithReferences]:
+    """List the conditionings with references to keep: how, and the references."""
+    found = []
+    for cond in (cond for each in conds.values() for cond in each or ()):
+        mark = cond.get("model_conds", {}).get(MARK)
+        keeping = options.get(KEEPING, mark.cond.keeping if mark else NOT_KEPT)
+        if keeping.refresh.keeps and cond.get("reference_latents"):
+            found.append(WithReferences(keeping, cond["reference_latents"]))
+    return found
+
+
+def _forward(
+    executor, x, timestep, context, y, guidance, ref_latents, control, transformer_options, **kwargs
+) -> Tensor:
+    """Take a pass through the model as its conditioning is marked."""
+    sampling = kwargs.pop(MARK, AS_PUBLISHED)
+    sampling = replace(sampling, keeping=transformer_options.get(KEEPING, sampling.keeping))
+    if sampling != AS_PUBLISHED:
+        references = count_tokens(executor.class_obj.patch_size, context, ref_latents or ()).references
+        transformer_options = _patched(transformer_options, sampling, executor.class_obj, x, ref_latents, references)
+    return executor(x, timestep, context, y, guidance, ref_latents, control, transformer_options, **kwargs)
+
+
+def _patched(options: dict, sampling: AnalogySampling, flux, x: Tensor, ref_latents, references: int) -> dict:
+    """Copy a pass's transformer_options with the patches that it needs."""
+    run = options.get(RUN)
+    kept = run.kept_pass(sampling.keeping, options, flux, x, ref_latents, references) if run and references else None
+    dropped = references if kept and kept.served else 0
+    place = partial(_place, sampling.place, references, dropped)
+    patches = {**options.get("patches", {})}
+    patches["post_input"] = [*patches.get("post_input", ()), place]
+    options = {**options, "patches": patches}
+    if kept:
+        options["optimized_attention_override"] = kept.override(options.get("optimized_attention_override"))
+    return options
+
+
+def _place(place: Place, references: int, dropped: int, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Move the sampled tokens to their place, and leave out references that are not computed: a post_input patch."""
+    img, img_ids = inputs["img"], inputs["img_ids"].clone()
+    shift = torch.tensor([0, *place], dtype=img_ids.dtype, device=img_ids.device)
+    img_ids[:, : img.shape[1] - references] += shift
+    last = img.shape[1] - dropped
+    return {**inputs, "img": img[:, :last], "img_ids": img_ids[:, :last]}
