@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -51,10 +52,13 @@ def main() -> None:
         print(_peak())
         return
     label = f"an ordinary LoRA of rank {N * RANK}"
-    ours, theirs = (_peak_in_a_process(kind) for kind in STEPS)
+    ours, theirs, alone = (_peak_in_a_process(kind) for kind in STEPS)
     row("Peak of memory", megabytes(ours), f"{megabytes(theirs)} {label}", f"{ours / theirs:.2f} ×")
-    pairs = _alternating(*(make(options) for make in STEPS.values()), options.runs)
-    ratio_row("A training step", *zip(*pairs, strict=True), label)
+    row("Peak with b' alone", megabytes(alone), f"{megabytes(ours)} the whole grid", f"{alone / ours:.2f} ×")
+    ours, theirs, alone = (make(options) for make in STEPS.values())
+    ratio_row("A training step", *zip(*_alternating(ours, theirs, options.runs), strict=True), label)
+    pairs = _alternating(alone, ours, options.runs)
+    ratio_row("A training step with b' alone", *zip(*pairs, strict=True), "the whole grid")
     tokens = 2 * (2 * options.cell // 16) ** 2 + options.text
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} × {cpu_name()}"
     checkpointing = "with" if options.checkpointing else "without"
@@ -74,12 +78,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _basis_step(options: argparse.Namespace) -> Step:
+def _basis_step(options: argparse.Namespace, sampled: str = "grid") -> Step:
     base = _base(options)
     torch.manual_seed(0)
     basis = TrainableBasis(base.shapes, BasisConfig(loras_num=N, linear=RANK, lora_keys_dim=KEYS), QUERY).to(DEVICE)
     basis.attach(base.model, base.linears)
-    return _step(options, base, basis, list(basis.parameters()), nullcontext)
+    return _step(options, base, basis, list(basis.parameters()), nullcontext, sampled)
 
 
 class _Unrouted(nn.Module):
@@ -107,7 +111,11 @@ def _lora_step(options: argparse.Namespace) -> Step:
     )
 
 
-STEPS: dict[str, Callable[[argparse.Namespace], Step]] = {"basis": _basis_step, "lora": _lora_step}
+STEPS: dict[str, Callable[[argparse.Namespace], Step]] = {
+    "basis": _basis_step,
+    "lora": _lora_step,
+    "alone": partial(_basis_step, sampled="result"),
+}
 
 
 def _base(options: argparse.Namespace) -> FluxBase:
@@ -124,12 +132,20 @@ def _base(options: argparse.Namespace) -> FluxBase:
 
 
 def _step(
-    options: argparse.Namespace, base: FluxBase, basis: nn.Module, learned: Sequence[nn.Parameter], context: Callable
+    options: argparse.Namespace,
+    base: FluxBase,
+    basis: nn.Module,
+    learned: Sequence[nn.Parameter],
+    context: Callable,
+    sampled: str = "grid",
 ) -> Step:
     """Make one step with a batch that is always the same."""
-    objective = Objective(basis, base, SETTINGS)
+    objective = Objective(basis, base, replace(SETTINGS, sampled=sampled))
     optimizer = make_optimizer(learned, SETTINGS)
     batch = _batch(options)
+    if sampled == "result":
+        half = batch.target.shape[-1] // 2
+        batch = batch._replace(target=batch.target[..., half:, half:])
 
     def step() -> None:
         with context():

@@ -34,7 +34,8 @@ FLUX_1 = {
 def load_pack(comfyui: Path, base: Path) -> SimpleNamespace:
     """Load the pack into the host.
 
-    Returns `.node(id)`, a node's class; `.core`, `.basis`, `.apply`, `.encoder`, the modules; `.models`, a folder.
+    Returns `.node(id)`, a node's class; `.core`, `.basis`, `.apply`, `.encoder`, `.sampling`, the modules; `.models`, a
+    folder.
     """
     sys.path.insert(0, str(comfyui))
     import comfy.cli_args
@@ -57,6 +58,7 @@ def load_pack(comfyui: Path, base: Path) -> SimpleNamespace:
         basis=module("lorweb_core.basis"),
         apply=module("nodes.mixed_lora_apply"),
         encoder=module("nodes.host.vision_encoder"),
+        sampling=module("nodes.host.analogy_sampling"),
         models=base / "models",
     )
 

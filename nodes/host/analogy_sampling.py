@@ -14,8 +14,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...lorweb_core import LoRABasis
-from ...lorweb_core.layout import Place
+from ...lorweb_core import LoRABasis, LoRWebError
+from ...lorweb_core.layout import ORIGIN, Place
 from .reference_run import RUN, Keeping, ReferenceRun, WithReferences, check_run, make_room
 from .runtime_injection import count_tokens
 
@@ -32,18 +32,35 @@ WRAPPER = "lorweb-analogy-sampling"
 """Key of what is put around a model's passes and runs, also on models that no mixture is added to at run time."""
 
 
-AT_START, NOT_KEPT = Place(0, 0), Keeping()
+NOT_KEPT = Keeping()
 
 
 @dataclass(frozen=True)  # the host compares tuples only up to the shorter one's length (comfy/conds.py, is_equal)
 class AnalogySampling:
     """Say in a conditioning how its analogy is sampled."""
 
-    place: Place = AT_START
+    place: Place = ORIGIN
     keeping: Keeping = NOT_KEPT
 
 
 AS_PUBLISHED = AnalogySampling()
+
+_runs: list[ReferenceRun] = []
+"""Runs that are sampled now, of models that follow marks."""
+
+
+class SamplingMark(CONDConstant):
+    """Carry an AnalogySampling to the model's passes. The host asks for it in each step, whatever the model."""
+
+    def process_cond(self, *args, **kwargs) -> CONDConstant:
+        """Give the mark for a pass. Raises LoRWebError where the model would not follow it, and b' be misplaced."""
+        if self.cond.place != ORIGIN and not _runs:
+            raise LoRWebError(
+                "b' alone is to be sampled at its place in the grid, but the model in the sampler does not know of it. "
+                "Put Keep References between the model and the sampler (every at 1 keeps nothing), or set speed on "
+                "Kontext Extended-Attention Conditioning to as published."
+            )
+        return super().process_cond(*args, **kwargs)
 
 
 def mark_conditioning(conditioning: list, sampling: AnalogySampling) -> list:
@@ -52,7 +69,7 @@ def mark_conditioning(conditioning: list, sampling: AnalogySampling) -> list:
     for embedding, values in conditioning:
         model_conds = {key: value for key, value in values.get("model_conds", {}).items() if key != MARK}
         if sampling != AS_PUBLISHED:
-            model_conds[MARK] = CONDConstant(sampling)
+            model_conds[MARK] = SamplingMark(sampling)
         marked.append([embedding, {**values, "model_conds": model_conds}])
     return marked
 
@@ -80,9 +97,11 @@ def _run(executor, *args, **kwargs) -> Any:
     options = guider.model_options["transformer_options"]
     check_run(guider.conds, options, _keepings(guider.conds, options), options.get(BASES, ()))
     run = options[RUN] = ReferenceRun(guider.model_patcher)
+    _runs.append(run)
     try:
         return executor(*args, **kwargs)
     finally:
+        _runs.remove(run)
         run.end()
         options.pop(RUN, None)
 

@@ -412,6 +412,15 @@ def test_a_mask_with_a_row_for_each_query_loses_those_of_references(host):
     assert run._rows(None, 3) is None
 
 
+def test_b_prime_alone_is_refused_on_a_model_that_would_misplace_it(host, load_flux, keep, show):
+    with pytest.raises(host.core.LoRWebError, match="the model in the sampler does not know.*Keep References"):
+        sample(load_flux(), show("b' alone"))
+    sample(keep(load_flux()), show("b' alone"))
+    with pytest.raises(host.core.LoRWebError, match="as published"):
+        sample(load_flux(), show("b' alone"))
+    sample(load_flux(), show("as published"))
+
+
 def test_the_hosts_own_cache_is_refused_before_sampling(host, load_flux, keep, show):
     import nodes
 
