@@ -43,7 +43,6 @@ def run(comfyui: Path) -> None:
         measure_loading(host, path)
         mixture = measure_further_analogy(host, path)
         measure_encoding(host)
-        measure_lower_rank(host, path, mixture)
         measure_patching(host, mixture)
         measure_lower_rank(host, path)
         measure_step(host, path.with_name("blocks.safetensors"))

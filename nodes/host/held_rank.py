@@ -20,6 +20,9 @@ from .progress import progress_bar
 
 log = logging.getLogger(__name__)
 
+Packed = tuple[HostBasis, Mapping[str, Tensor]]
+"""What a mixture at run time reads, and the coefficients of that."""
+
 WORTH = 0.75
 """Share of the whole that a lower rank must stay below where nobody asked for it: it is computed anew per mixture."""
 
@@ -54,8 +57,7 @@ class _Lightened(NamedTuple):
     """Hold what came of a mixture, to be found again: packed, or None where a lower rank holds no less."""
 
     key: tuple
-    packed: HostBasis | None
-    coefficients: Mapping[str, Tensor] | None
+    packed: Packed | None
     said: str
 
 
@@ -63,19 +65,14 @@ class _Lightened(NamedTuple):
 _last: WeakKeyDictionary[LoRABasis, _Lightened] = WeakKeyDictionary()
 
 
-def held_mixture(
-    mixture: Mixture, keys: HostKeys, model: ModelPatcher, held: HeldRank
-) -> tuple[HostBasis, Mapping[str, Tensor]]:
-    """Pack a mixture, or its whole basis, in the dtype that `model` computes in, and say in the log which.
-
-    Returns it with the coefficients of what is packed.
-    """
+def held_mixture(mixture: Mixture, keys: HostKeys, model: ModelPatcher, held: HeldRank) -> Packed:
+    """Pack a mixture, or its whole basis, in the dtype that `model` computes in, and say in the log which."""
     basis = mixture.basis
     if mixture.coefficients and (held.asked or held.sparing):
         light = _lightened(mixture, keys, model, held)
         log.info("%s: %s", basis.name, light.said)
         if light.packed:
-            return light.packed, light.coefficients
+            return light.packed
     elif held.asked:
         log.warning("%s: held at run time in all its rank, as it routes by what changes at every step.", basis.name)
     return packed_basis(basis, keys, model), mixture.coefficients
@@ -87,11 +84,10 @@ def _lightened(mixture: Mixture, keys: HostKeys, model: ModelPatcher, held: Held
     key = (held, dtype, tuple(mixture.table.shape), mixture.table.contiguous().numpy().tobytes())
     if basis not in _last or _last[basis].key != key:
         _last.pop(basis, None)
-        rank, error = held.rank, held.error or ERROR
         below = 1.0 if held.asked else WORTH
-        light = lighten(mixture, rank, error, below, progress_bar(len(basis.layers)))
-        packed = pack(basis, keys, model, light) if light else None
-        _last[basis] = _Lightened(key, packed, light and light.coefficients, _said(mixture, held, light))
+        light = lighten(mixture, held.rank, held.error or ERROR, below, progress_bar(len(basis.layers)))
+        packed = (pack(basis, keys, model, light), light.coefficients) if light else None
+        _last[basis] = _Lightened(key, packed, _said(mixture, held, light))
     return _last[basis]
 
 

@@ -41,15 +41,15 @@ def encode_grids(encode: Encode, examples: Tensor, tasks: Tensor, sampled: str =
     """Encode the grids of n analogies, whose (a, a') and (b, b') are as `draw_pairs` gives them.
 
     They are not put together from the latents of four pictures: in a grid the autoencoder sees over the seams.
-    sampled: "result" for b' alone as the target.
+    sampled: "result" for b' alone as the target, cut out of the grid's latents.
     """
     made = []
     for (a, a_prime), (b, b_prime) in zip(_parts(examples), _parts(tasks), strict=True):
         # Half the time; off by 2e-5 of a variance of 0.8.
         with torch.autocast("cpu", torch.bfloat16):
-            target = b_prime if sampled == "result" else grid(a, a_prime, b, b_prime)
-            made.append([encode(pictures).half() for pictures in (target, grid(a, a_prime, b, b))])
-    return Grids(*(torch.cat(of) for of in zip(*made, strict=True)))
+            made.append([encode(grid(a, a_prime, b, last)).half() for last in (b_prime, b)])
+    target, reference = (torch.cat(latents) for latents in zip(*made, strict=True))
+    return Grids(quarter(target) if sampled == "result" else target, reference)
 
 
 def floats(pictures: Tensor) -> Tensor:

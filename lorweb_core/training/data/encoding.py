@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ...encoder import VisionEncoder
@@ -34,11 +35,9 @@ class Encoders(Protocol):
 
 
 def analogy_grids(
-    a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: int, show_pair: bool = True, sampled: str = "grid"
+    a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: int, show_pair: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Make the grids [a a'; b b'], to be learned, and [a a'; b b], to be shown: (2 cell, 2 cell, 3), float in 0–1.
-
-    sampled: "result" to have b' alone learned, (cell, cell, 3): it is encoded without the others, as it is decoded.
 
     Images are (h, w, 3), each of any size, and are stretched (bicubic) to cells of `cell` pixels a side, whatever their
     shape: so all grids of a batch have one shape, that of a square analogy at inference. show_pair: False, an ablation,
@@ -46,12 +45,14 @@ def analogy_grids(
     """
     size = Size(2 * cell, 2 * cell)
     reference = reference_grid([(a, a_prime) if show_pair else (b, b)], b, size, size)
-    result = resize(b_prime[None], Size(cell, cell))[0]
-    if sampled == "result":
-        return result, reference
     target = reference.clone()
-    target[cell:, cell:] = result
+    target[cell:, cell:] = resize(b_prime[None], Size(cell, cell))[0]
     return target, reference
+
+
+def last_cell(grids: Tensor) -> Tensor:
+    """Cut b' out of the latents of grids, (…, h, w), in which it was encoded: as the base knows it from all grids."""
+    return grids[..., grids.shape[-2] // 2 :, grids.shape[-1] // 2 :].clone()
 
 
 class Encoding:
@@ -99,9 +100,9 @@ class Encoding:
 
         def encode() -> Tensors:
             a, a_prime, b, b_prime = images or [load_picture(picture) for picture in analogy.pictures]
-            grids = analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair, self.sampled)
-            encoded = [self.encoders.encode_image(grid[None])[0].half() for grid in grids]
-            made = dict(zip(("target", "reference"), encoded, strict=True))
+            grids = torch.stack(analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair))
+            target, reference = self.encoders.encode_image(grids).half()
+            made = {"target": last_cell(target) if self.sampled == "result" else target, "reference": reference}
             if self.encoder is not None and self.mode is not None:
                 made["query"] = encode_queries(self.encoder, [Triplet([(a, a_prime)], b)], self.mode)[0]
             return _finite(made, analogy.name)
