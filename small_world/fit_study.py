@@ -154,7 +154,7 @@ class FitStudy:
         settings = replace(SETTINGS, seed=seed)
         made = []
         for index, pairs in enumerate(question.pairs):
-            examples = encode_examples(read_pairs(pairs[:1]), self.encoders, settings, "grid").fitted
+            examples = encode_examples(read_pairs(pairs[:1]), self.encoders, settings).fitted
             with self._fitted_lora(examples, way, settings):
                 made.append(self._sample(question.analogies, torch.tensor([index]), seed))
         return torch.cat(made)

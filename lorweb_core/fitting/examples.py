@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..basis import Progress
 from ..errors import LoRWebError
-from ..grid import Size, grid_sizes, reference_grid, resize
+from ..grid import Size, grid_sizes, resize
 from ..training.data.batch import Batch, Text
-from ..training.data.encoding import Encoders
+from ..training.data.encoding import Encoders, analogy_grids, last_cell
 from ..training.flow_matching import draw_timesteps
 from ..training.objective import grid_tokens
 from ..training.seeds import generator
@@ -83,16 +83,13 @@ def encode_examples(
     pairs: Sequence[Pair],
     encoders: Encoders,
     settings: FitSettings,
-    sampled: str,
     progress: Progress | None = None,
 ) -> Examples:
-    """Encode every analogy and its views. The encoders are not needed afterwards.
-
-    sampled: what the basis was trained to sample, one of SAMPLED.
-    """
+    """Encode every analogy and its views. The encoders are not needed afterwards."""
     fitted, judged = choose_tasks(len(pairs))
     height, width = pairs[0].a.shape[:2]
     whole, _ = grid_sizes(Size(height, width), settings.megapixels, whole_cells=True)
+    cell = Size(whole.height // 2, whole.width // 2)
     text = encoders.encode_text([settings.prompt])
     views = choose_views(settings)
     wanted = list(
@@ -102,7 +99,7 @@ def encode_examples(
     for done, (task, view) in enumerate(wanted):
         if progress:
             progress(done, len(wanted))
-        made[task, view] = _encode(pairs, task, view, whole, encoders, text, sampled)
+        made[task, view] = _encode(pairs, task, view, cell, encoders, text)
     return Examples(
         [made[task, view] for task in fitted for view in views],
         [made[task, AS_IT_IS] for task in judged],
@@ -118,33 +115,18 @@ def choose_views(settings: FitSettings) -> list[View]:
     return list(dict.fromkeys([AS_IT_IS, *drawn]))
 
 
-def _encode(
-    pairs: Sequence[Pair], task: Task, view: View, whole: Size, encoders: Encoders, text: Text, sampled: str
-) -> Batch:
+def _encode(pairs: Sequence[Pair], task: Task, view: View, cell: Size, encoders: Encoders, text: Text) -> Batch:
     """Encode [a a'; b b] and b' of one analogy, b being the a and b' the a' of the pair that is asked for.
 
-    Where no pair is shown, b stands in the place of a and of a': what is asked for is not to be seen. sampled: what the
-    basis was trained to sample. Where it is the whole grid, b' is cut out of the latents of that: an autoencoder makes
-    others of a picture's border.
+    Where no pair is shown, b stands in the place of a and of a': what is asked for is not to be seen.
     """
     asked = pairs[task.asked].seen(view)
-    shown = (asked.a, asked.a) if task.shown is None else pairs[task.shown].seen(view)
-    cell = Size(whole.height // 2, whole.width // 2)
-    reference = reference_grid([shown], asked.a, whole, whole)
-    target = resize(asked.a_prime[None], cell)[0]
-    if sampled == "grid":
-        target = _with_last_cell(reference, target)
-    latents, known = (encoders.encode_image(picture[None]) for picture in (target, reference))
-    latents = latents[..., -(known.shape[-2] // 2) :, -(known.shape[-1] // 2) :]
-    if not (latents.isfinite().all() and known.isfinite().all()):
+    shown = asked if task.shown is None else pairs[task.shown].seen(view)
+    grids = torch.stack(analogy_grids(*shown, *asked, cell, show_pair=task.shown is not None))
+    target, reference = encoders.encode_image(grids).split(1)
+    if not (target.isfinite().all() and reference.isfinite().all()):
         raise LoRWebError("The autoencoder made values that are not finite of the pair. Let it compute in fp32.")
-    return Batch(latents, known, None, text, (f"pair {task.asked + 1}",))
-
-
-def _with_last_cell(grid: Tensor, cell: Tensor) -> Tensor:
-    changed = grid.clone()
-    changed[-cell.shape[0] :, -cell.shape[1] :] = cell
-    return changed
+    return Batch(last_cell(target), reference, None, text, (f"pair {task.asked + 1}",))
 
 
 class Draw(NamedTuple):

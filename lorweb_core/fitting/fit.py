@@ -120,7 +120,7 @@ def fit_mixture(
     start = checked_start(basis, start)
     read = read_pairs(pairs)
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as held:
-        examples = encode_examples(read, encoders, settings, basis.config.sampled, callbacks.on_encode)
+        examples = encode_examples(read, encoders, settings, callbacks.on_encode)
         held.enter_context(base.training(settings.checkpointing))
         held.enter_context(frozen(base.model))
         attached = AttachedBasis(basis, base)

@@ -386,14 +386,13 @@ def test_a_fit_shows_its_pair_in_thumbnails_and_keeps_its_basis():
 # What it is fitted to
 
 
-@pytest.mark.parametrize("sampled", ["grid", "result"])
-def test_one_pair_is_asked_for_where_nothing_shows_it(sampled):
+def test_one_pair_is_asked_for_where_nothing_shows_it():
     encoders, (a, a_prime) = TinyEncoders(), a_pair()
-    examples = encode_examples(read_pairs([(a, a_prime)]), encoders, plain(), sampled)
+    examples = encode_examples(read_pairs([(a, a_prime)]), encoders, plain())
     whole = torch.cat([torch.cat([a, a], 1), torch.cat([a, a_prime], 1)])
     target, reference = encoders.seen
     assert torch.equal(reference, torch.cat([torch.cat([a, a], 1)] * 2))
-    assert torch.equal(target, whole if sampled == "grid" else a_prime)
+    assert torch.equal(target, whole)
     (batch,) = examples.fitted
     assert batch.target.shape == (1, 3, 2, 2) and batch.place == (1, 1)
     torch.testing.assert_close(batch.target[0], TinyEncoders().encode_image(a_prime[None])[0])
@@ -405,7 +404,7 @@ def test_of_two_pairs_each_shows_the_other_and_of_three_the_last_one_judges():
     assert choose_tasks(3) == ([(0, 1), (1, 0)], [(2, 0), (2, 1)])
     encoders = TinyEncoders()
     (a, _), (b, b_prime) = pairs = [a_pair(0), a_pair(1)]
-    encode_examples(read_pairs(pairs), encoders, plain(), "result")
+    encode_examples(read_pairs(pairs), encoders, plain())
     assert torch.equal(encoders.seen[1], torch.cat([torch.cat([b, b_prime], 1), torch.cat([a, a], 1)]))
 
 
