@@ -421,7 +421,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(host, load_flux, mi
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 10_000_000))
     model = load_flux()
     model.load_device = torch.device("cuda")
-    with pytest.raises(host.core.LoRWebError, match=r"needs about 0.2 GB .*cuda has 0.0 GB. Less is needed with"):
+    with pytest.raises(host.core.LoRWebError, match=r"needs about 0.1 GB .*cuda has 0.0 GB. Less is needed with"):
         fit(model, mixture=mixture, megapixels=1.0)
 
 
