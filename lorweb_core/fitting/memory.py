@@ -19,6 +19,10 @@ from .settings import FitSettings
 _TOKEN = 16**2
 """Pixels of a token: the autoencoder's 8 times FLUX's patches of 2, a side."""
 
+# Tensors of hidden width that a block keeps, by its sort. Layers that do not learn need not keep what goes into them:
+# counted in diffusers' FLUX 18 and 15, in ComfyUI's 17 and 13.
+_KEPT = {"double": 18, "single": 15, "other": 18}
+
 
 class FitMemory(NamedTuple):
     """Hold how many bytes a fit needs where it computes, about."""
@@ -63,10 +67,17 @@ def estimate_fit(
     tokens = settings.together * (references // 4 + references + text)
     # With checkpoints, one block at a time keeps what is of its own.
     own = max if settings.checkpointing else sum
-    weights = own(_by_block((blocks[name], fan_in * fan_out) for name, (fan_in, fan_out) in base.shapes.items()))
+    weights = own(
+        _by_block(
+            (blocks[name], fan_in * fan_out)
+            for name, (fan_in, fan_out) in base.shapes.items()
+            if parse(name).kind != "modulation"  # no gradient goes on to the timestep
+        )
+    )
     ranks = own(_by_block((blocks[name], len(layer.A) * layer.A.shape[2]) for name, layer in basis.layers.items()))
     hidden = min(fan_in for fan_in, _ in base.shapes.values())
-    held = activations(tokens * hidden * size, len(set(blocks.values())), settings.checkpointing)
+    kept = [_KEPT[kind] for kind, _ in set(blocks.values())]
+    held = activations(tokens * hidden * size, kept, settings.checkpointing)
     packed = sum(layer.A.numel() + layer.B.numel() for layer in basis.layers.values())
     return FitMemory(stored + weights * size * converted, packed * size, held + tokens * ranks * size)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,6 +16,7 @@ _BYTES = {"bf16": 2, "fp32": 4}
 # Of a value of the basis: itself and its gradient in float32, and the optimizer's two moments.
 _LEARNED = {"adamw": 4 + 4 + 8, "adamw8bit": 4 + 4 + 2}
 # Tensors of hidden width that a block keeps for its backward pass: norms, q, k, v, attention, gates, the wide MLP.
+# Counted in diffusers' FLUX at bf16: 25 in a double and 23 in a single one.
 _KEPT = 24
 # The same of gradients on their way through a block, the widest of five times hidden.
 _PASSING = 12
@@ -88,18 +89,16 @@ def estimate(config: TrainingConfig, transformer: Transformer, layers: Iterable[
     learned = sum(_values(config, layer) for layer in layers) * (
         _LEARNED[train.optimizer] + (4 if train.ema_decay else 0)
     )
-    return Memory(base, learned, activations(passing, blocks, train.gradient_checkpointing), in_cpu)
+    return Memory(base, learned, activations(passing, [_KEPT] * blocks, train.gradient_checkpointing), in_cpu)
 
 
-def activations(hidden: int, blocks: int, checkpointing: bool) -> int:
+def activations(hidden: int, kept: Sequence[int], checkpointing: bool) -> int:
     """Estimate the bytes that a forward and a backward pass through FLUX's blocks hold, weights apart.
 
-    hidden: bytes of all tokens' hidden state. What autograd keeps of a block was counted in diffusers' FLUX at bf16: 25
-    tensors of that size of a double and 23 of a single one, 1.2 with checkpoints.
+    hidden: bytes of all tokens' hidden state. kept: how many tensors of that size each block keeps.
     """
-    # With checkpoints a block keeps its input, and one at a time the rest.
-    kept = 1.2 * blocks + _KEPT if checkpointing else blocks * _KEPT
-    return round(hidden * (_PASSING + kept))
+    # With checkpoints a block keeps its input, and one at a time the rest: 1.2 were counted in diffusers' FLUX.
+    return round(hidden * (_PASSING + (1.2 * len(kept) + max(kept) if checkpointing else sum(kept))))
 
 
 def _values(config: TrainingConfig, layer: nn.Linear) -> int:

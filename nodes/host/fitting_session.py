@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import comfy.model_management
 import comfy.utils
@@ -83,9 +84,7 @@ class FitCallbacks(Callbacks):
 
 def say(text: str, level: int = logging.INFO) -> None:
     """Log a text, and show it on the node that is running, where there is one and somebody to see it."""
-    from server import PromptServer
-
     log.log(level, "Fit Mixture: %s", text.replace("\n", "; "))
-    server, node = getattr(PromptServer, "instance", None), get_executing_context()
+    server, node = sys.modules.get("server"), get_executing_context()
     if server and node:
-        server.send_progress_text(text, node.node_id)
+        server.PromptServer.instance.send_progress_text(text, node.node_id)

@@ -18,6 +18,7 @@ from lorweb_core.fitting.coefficients import FITTED
 from lorweb_core.fitting.examples import choose_tasks, choose_views, encode_examples, read_pairs
 from lorweb_core.fitting.fit import APART, Callbacks, fit_mixture
 from lorweb_core.fitting.settings import FitSettings
+from lorweb_core.fitting.state import FitState
 from lorweb_core.runtime import LayerSlice
 from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.seeds import generator
@@ -66,8 +67,8 @@ def fitted(**changed: object) -> Mixture:
     base = TinyBase()
     basis = as_loaded(tiny_basis(base))
     start = changed.pop("start", None)
-    callbacks = changed.pop("callbacks", None)
-    return fit_mixture(base, TinyEncoders(), basis, start, [a_pair()], plain(**changed), callbacks)
+    callbacks, state = changed.pop("callbacks", None), changed.pop("state", None)
+    return fit_mixture(base, TinyEncoders(), basis, start, [a_pair()], plain(**changed), callbacks, state)
 
 
 # The loss once more, by merged weights.
@@ -348,6 +349,22 @@ def test_cancelled_it_comes_to_the_best_so_far_and_again_to_all():
     again = fitted(steps=10, callbacks=Watching())
     assert torch.equal(again.table, fitted(steps=10, callbacks=whole).table)
     assert whole.losses[:7] == part.losses and whole.stopped == []
+
+
+@pytest.mark.parametrize("what", FITTED)
+def test_given_where_it_stood_it_comes_to_what_one_without_a_break_does(what):
+    states: list[FitState] = []
+    whole, part = Watching(), Watching(after=7)
+    part.on_state = states.append
+    expected = fitted(steps=12, fitted=what, callbacks=whole)
+    fitted(steps=12, fitted=what, callbacks=part)
+    assert [state.done for state in states] == [*range(8)]
+    again = Watching()
+    assert torch.equal(fitted(steps=12, fitted=what, callbacks=again, state=states[-1]).table, expected.table)
+    assert again.losses == whole.losses[7:]
+    # A state is not changed by what is made of it, and one of all steps needs no other.
+    assert torch.equal(fitted(steps=12, fitted=what, state=states[-1]).table, expected.table)
+    assert torch.equal(fitted(steps=7, fitted=what, state=states[-1]).table, fitted(steps=7, fitted=what).table)
 
 
 def test_previews_show_the_pair_and_what_the_best_point_makes_of_it():

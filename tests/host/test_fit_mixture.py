@@ -164,7 +164,6 @@ def test_mixed_lora_apply_makes_of_the_example_what_the_preview_shows(
 def test_the_bar_has_the_previews_and_the_node_its_losses(host, load_flux, mixture, fit, monkeypatch):
     import comfy.utils
     from comfy_execution.utils import CurrentNodeContext
-    from server import PromptServer
 
     updates, said = [], []
     monkeypatch.setattr(
@@ -172,8 +171,9 @@ def test_the_bar_has_the_previews_and_the_node_its_losses(host, load_flux, mixtu
         "PROGRESS_BAR_HOOK",
         lambda value, total, preview, node_id=None: updates.append((value, total, preview)),
     )
-    server = SimpleNamespace(send_progress_text=lambda text, node_id: said.append((node_id, text)))
-    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+    instance = SimpleNamespace(send_progress_text=lambda text, node_id: said.append((node_id, text)))
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=instance))
+    monkeypatch.setitem(sys.modules, "server", server)
     with CurrentNodeContext("prompt", "12", 0):
         _, strip, report = fit(load_flux(), mixture=mixture, steps=3, preview_every=2)
     previews = [(value, total, *preview) for value, total, preview in updates if preview]
@@ -373,7 +373,6 @@ def test_gradients_go_through_quantized_weights(in_format, loss_of, name):
 
     found = gradient(name)
     error = 1 - torch.cosine_similarity(found, gradient("bfloat16"), dim=0).item()
-    print(name, error)
     assert error < FORMATS[name]
 
 
@@ -468,6 +467,51 @@ def test_models_in_other_formats_are_fitted_and_stay_as_they_were(host, in_forma
     found = fit(model, text, basis=basis, steps=2, rate=0.1, gradient_checkpointing=True)[0]
     assert all(map(torch.equal, (v.view(torch.uint8) for v in stored), (v.view(torch.uint8) for v in before)))
     assert found.table.isfinite().all()
+
+
+SIDE, WORDS = 512, 64
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "fp8_e4m3fn", "GGUF Q4_0"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_memory_told_is_what_autograd_keeps(host, in_format, loss_of, name, checkpointing):
+    model, latents = in_format(name), SIDE // 8
+    shapes = {
+        "latent": (1, 16, latents // 2, latents // 2),
+        "reference": (1, 16, latents, latents),
+        "txt": (1, WORDS, 64),
+        "pooled": (1, 768),
+    }
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with loss_of(model, {key: torch.randn(shape) for key, shape in shapes.items()}, checkpointing) as (loss, table):
+        own = {p.as_subclass(torch.Tensor).untyped_storage().data_ptr() for p in model.model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = loss(table)
+        forward = sum(size for at, size in kept.items() if at not in own)
+        result.backward()
+    base = module(host, "nodes.host.training_model").HostBase(model, None)
+    settings = module(host, "lorweb_core.fitting.settings").FitSettings(
+        megapixels=(SIDE / 1024) ** 2, checkpointing=checkpointing
+    )
+    size = module(host, "lorweb_core.grid").Size(SIDE, SIDE)
+    told = module(host, "lorweb_core.fitting.memory").estimate_fit(
+        basis_of(host, model), base, settings, size, WORDS, base.stored, base.converted
+    )
+    # The backward pass's own: gradients in a block, and with checkpoints what one block keeps while it is gone through.
+    tensor = (5 * (SIDE // 16) ** 2 // 4 + WORDS) * 256 * base.dtype.itemsize
+    ranks = 3 * 2 * 14 * tensor / 256
+    activations = told.activations - (12 + (18 if checkpointing else 0)) * tensor - ranks
+    layers = told.base - base.stored
+    if checkpointing:
+        assert 0.8 * activations < forward < 1.2 * activations
+    else:
+        assert 0.8 * (activations + layers) < forward < 1.2 * (activations + layers)
+    assert (layers > 0) == base.converted
 
 
 def basis_of(host, model):
