@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import io
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,8 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from .arguments import a_path, a_text, check_out
 from .errors import LoRWebError, named, shown
-from .files.atomic import check_writable, replacing
+from .files.atomic import replacing
 from .files.image_file import read_image
 
 if TYPE_CHECKING:
@@ -79,19 +79,6 @@ def _not_installed(what: str) -> LoRWebError:
     return LoRWebError(f"{what}: run `pip install .[cli]` in this project's folder.")
 
 
-def a_path(text: str) -> str:
-    """Check that a system may have such a path. Raises ValueError for half a character, or NUL, in it."""
-    if b"\0" in os.fsencode(text):
-        raise ValueError
-    return text
-
-
-def a_text(text: str) -> str:
-    """Check that a text is whole. Raises ValueError for half a character in it."""
-    text.encode()
-    return text
-
-
 def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
     from .grid import FITS
     from .layout import SAMPLED
@@ -142,6 +129,19 @@ def _analogy_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="compute the references in every K-th step only, 0 for the first; 1 is exact (default: %(default)s)",
     )
+    add(
+        "--mixture",
+        type=a_path,
+        metavar="FILE",
+        help="a saved mixture of the basis, e.g. one that `fit` wrote; no image encoder is needed then",
+    )
+    add(
+        "--fit-steps",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="fit the mixture to the example first, in so many steps, as `fit` does (default: %(default)s)",
+    )
     add("--device", help="cuda, mps or cpu (default: the best there is)")
 
 
@@ -177,6 +177,8 @@ def _analogy(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         sampled=arguments.sampled,
         references_every=arguments.references_every,
+        mixture=arguments.mixture,
+        fit_steps=arguments.fit_steps,
     )
     pictures = {out: analogy.result} if analogy.grid is None else {out: analogy.result, grid_out: analogy.grid}
     _write_images(pictures, kind)
@@ -204,16 +206,7 @@ def _check_output(out: Path) -> str:
     """Check that a picture can be written there; returns Pillow's name for its format."""
     from PIL import Image
 
-    if not os.path.isdir(out.parent):
-        raise LoRWebError(f"--out {shown(out)}: there is no folder {shown(out.parent)}. Create it first.")
-    if os.path.isdir(out):
-        raise LoRWebError(f"--out {shown(out)} is a folder. Give a file name in it, e.g. {shown(out / 'b_prime.png')}.")
-    try:
-        check_writable(out.parent)
-    except OSError as error:
-        raise LoRWebError(
-            f"--out {shown(out)}: the folder {shown(out.parent)} cannot be written to ({error.strerror})."
-        ) from error
+    check_out(out, "b_prime.png")
     kind = Image.registered_extensions().get(out.suffix.lower(), "")
     try:
         # Some formats are read only, or not for RGB, or not in this build of Pillow: trying is the only test.
@@ -233,6 +226,22 @@ def _write_images(images: dict[Path, Tensor], kind: str) -> None:
     with ExitStack() as written:
         for path, pixels in images.items():
             as_image(pixels).save(written.enter_context(replacing(path)), kind, **options)
+
+
+def _fit_arguments(parser: argparse.ArgumentParser) -> None:
+    from .fitting.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from .diffusers_backend.fit_command import run_fit
+    from .fitting.arguments import read_arguments
+
+    given = read_arguments(arguments)
+    _log_phases()
+    run_fit(given)
+    print(f"Wrote {shown(given.out)}")
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -259,6 +268,12 @@ COMMANDS = {
         "Edit b as the example a → a' shows.",
         _analogy_arguments,
         _analogy,
+        ("numpy", "PIL", "diffusers", "transformers", "accelerate"),
+    ),
+    "fit": Command(
+        "Fit a mixture to an example a → a', or to several of one edit, and save it.",
+        _fit_arguments,
+        _fit,
         ("numpy", "PIL", "diffusers", "transformers", "accelerate"),
     ),
     "train": Command(

@@ -52,6 +52,36 @@ class PackedLinear(nn.Module):
         self.keys = keep([layer.keys for layer in layers if routed])
         self.projections = keep([layer.projection for layer in layers if routed])
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute x A of all parts, (…, ΣN·r)."""
+        return F.linear(x, self._down(x))
+
+    def add(self, output: Tensor, hidden: Tensor) -> Tensor:
+        """Add hidden B, part by part, to the Linear's output, which is contiguous, in place; returns it."""
+        rows = output.view(-1, output.shape[-1])
+        for columns, up, share in zip(*self._ups(output), self._split(hidden, output), strict=True):
+            rows[:, columns].addmm_(share, up.T)
+        return output
+
+    def hidden_gradient(self, gradient: Tensor) -> Tensor:
+        """Compute the gradient of `hidden`, (…, ΣN·r), by that of `add`'s result."""
+        return torch.cat([gradient[..., columns] @ up for columns, up in zip(*self._ups(gradient), strict=True)], -1)
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        """Compute the gradient of x by that of x A."""
+        return gradient @ self._down(gradient)
+
+    def _down(self, like: Tensor) -> Tensor:
+        return self.down[0].to(like.device, like.dtype)
+
+    def _ups(self, like: Tensor) -> tuple[list[slice], list[Tensor]]:
+        """Give each part's columns in the output, and its B, (out, N·r)."""
+        ups = [up.to(like.device, like.dtype) for up in self.ups]
+        return [slice(p.start, p.start + len(up)) for p, up in zip(self.parts, ups, strict=True)], ups
+
+    def _split(self, hidden: Tensor, like: Tensor) -> Sequence[Tensor]:
+        return hidden.flatten(0, -2).to(like.dtype).split(self.columns, 1)
+
 
 class PackedBasis(nn.Module):
     """Hold a basis for models that fuse its layers in one way, in their dtype; all its mixtures share it.
@@ -120,14 +150,8 @@ class RuntimeMixture:
         (x,) = inputs
         weights = self._weights_of(packed, x, tokens)
         # In place, hidden and output: a second tensor of the output's size would cost more than the product itself.
-        hidden = F.linear(x, packed.down[0].to(x.device, x.dtype)).mul_(weights if x.ndim == 2 else weights[:, None])
-        output = output.contiguous()
-        rows = output.view(-1, output.shape[-1])
-        shares = hidden.flatten(0, -2).to(output.dtype).split(packed.columns, 1)
-        for part, up, share in zip(packed.parts, packed.ups, shares, strict=True):
-            up = up.to(output.device, output.dtype)
-            rows[:, part.start : part.start + len(up)].addmm_(share, up.T)
-        return output
+        hidden = packed.hidden(x).mul_(weights if x.ndim == 2 else weights[:, None])
+        return packed.add(output.contiguous(), hidden)
 
     def _weights_of(self, packed: PackedLinear, x: Tensor, tokens: Tokens) -> Tensor:
         """Compute strength · scale · c for each column of `down`: (1, ΣN·r), or (batch, ΣN·r), one row a picture."""

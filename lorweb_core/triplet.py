@@ -26,12 +26,7 @@ def triplets(a: Tensor, a_prime: Tensor, b: Tensor) -> list[Triplet]:
     One pair demonstrates the edit of every b; as many pairs as b's are whole triplets; several pairs and one b are
     several demonstrations of one edit. Raises LoRWebError, with the sizes, for any other batches.
     """
-    a, a_prime, b = rgb_images(a, "a"), rgb_images(a_prime, "a_prime"), rgb_images(b, "b")
-    if len(a) != len(a_prime):
-        raise LoRWebError(
-            f"a is a batch of {len(a)} and a_prime of {len(a_prime)} images; they are pairs, so give as many of both."
-        )
-    pairs = list(zip(a, a_prime, strict=True))
+    pairs, b = image_pairs(a, a_prime), rgb_images(b, "b")
     if len(b) == 1:
         return [Triplet(pairs, b[0])]
     if len(pairs) not in (1, len(b)):
@@ -40,6 +35,19 @@ def triplets(a: Tensor, a_prime: Tensor, b: Tensor) -> list[Triplet]:
             "for each b, or several pairs and one b."
         )
     return [Triplet([pair], image) for pair, image in zip(pairs * (len(b) // len(pairs)), b, strict=True)]
+
+
+def image_pairs(a: Tensor, a_prime: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Pair up images or batches of them, (H, W, C) or (n, H, W, C), as (H, W, 3) each.
+
+    Raises LoRWebError, with the sizes, for batches that differ.
+    """
+    a, a_prime = rgb_images(a, "a"), rgb_images(a_prime, "a_prime")
+    if len(a) != len(a_prime):
+        raise LoRWebError(
+            f"a is a batch of {len(a)} and a_prime of {len(a_prime)} images; they are pairs, so give as many of both."
+        )
+    return list(zip(a, a_prime, strict=True))
 
 
 def rgb_images(images: Tensor, name: str) -> Tensor:

@@ -6,6 +6,7 @@ from .basis_loader import BasisLoader
 from .basis_similarity import BasisSimilarity
 from .export_lora import ExportLoRA
 from .extended_attention import ExtendedAttention
+from .fit_mixture import FitMixture
 from .keep_references import KeepReferences
 from .load_mixture import LoadMixture
 from .merge_bases import MergeBases
@@ -38,4 +39,5 @@ NODES = [
     PruneBasis,
     ExportLoRA,
     TrainBasis,
+    FitMixture,
 ]

@@ -71,6 +71,12 @@ def _study(arguments: argparse.Namespace) -> None:
     study.run(worker=arguments.worker, workers=arguments.workers)
 
 
+def _fit(arguments: argparse.Namespace) -> None:
+    from small_world.fit_study import run
+
+    run()
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from small_world.study_report import write_report
 
@@ -87,6 +93,7 @@ COMMANDS = {
     "pairs": Command("write pairs of pictures, grouped by edit, for `python -m lorweb_core train`", _pairs),
     "pipeline": Command("write the base and the autoencoder as a pipeline of diffusers", _pipeline),
     "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
+    "fit": Command("fit mixtures to examples, and measure them (an hour; continues where it stopped)", _fit),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from statistics import mean, stdev
 
 from lorweb_core.files.atomic import replacing
@@ -23,9 +24,7 @@ _TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
 def write_report() -> None:
     """Write the table and the plots of `docs/small_world.md` anew."""
     found = by_variant(read())
-    page = PAGE.read_text(encoding="utf-8")
-    with replacing(PAGE) as file:
-        file.write(_TABLE.sub(lambda marks: f"{marks[1]}{table(found)}{marks[2]}", page).encode())
+    write_table(PAGE, table(found))
     copied = {label: (copying_error(found, split), 0.0) for split, label in SPLITS.items()}
     for measure, (title, unit) in CHARTS.items():
         groups = {
@@ -37,6 +36,13 @@ def write_report() -> None:
         if measure == "error":
             groups = {"copying b": copied} | groups
         write_png(bar_chart(groups, title, unit, "light"), DOCS / f"small_world_{measure}.png")
+
+
+def write_table(page: Path, content: str) -> None:
+    """Write a page's table anew, between its marks."""
+    text = page.read_text(encoding="utf-8")
+    with replacing(page) as file:
+        file.write(_TABLE.sub(lambda marks: f"{marks[1]}{content}{marks[2]}", text).encode())
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:

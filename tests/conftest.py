@@ -26,3 +26,12 @@ def seeded_module() -> None:
 def seeded(seeded_module: None) -> None:
     """Seed before each test and its own fixtures."""
     seed()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute in one thread: models this small only wait for further threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ import argparse
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -44,42 +44,49 @@ Step = Callable[[], None]
 
 
 def main() -> None:
-    options = _options()
+    options = read_options(__doc__, STEPS)
     if options.peak_of:
         step = STEPS[options.peak_of](options)
         for _ in range(3):
             step()
-        print(_peak())
+        print(peak())
         return
     label = f"an ordinary LoRA of rank {N * RANK}"
-    ours, theirs, alone = (_peak_in_a_process(kind) for kind in STEPS)
+    ours, theirs, alone = (peak_in_a_process(kind) for kind in STEPS)
     row("Peak of memory", megabytes(ours), f"{megabytes(theirs)} {label}", f"{ours / theirs:.2f} ×")
     row("Peak with b' alone", megabytes(alone), f"{megabytes(ours)} the whole grid", f"{alone / ours:.2f} ×")
     ours, theirs, alone = (make(options) for make in STEPS.values())
-    ratio_row("A training step", *zip(*_alternating(ours, theirs, options.runs), strict=True), label)
-    pairs = _alternating(alone, ours, options.runs)
+    ratio_row("A training step", *zip(*alternating(ours, theirs, options.runs), strict=True), label)
+    pairs = alternating(alone, ours, options.runs)
     ratio_row("A training step with b' alone", *zip(*pairs, strict=True), "the whole grid")
-    tokens = 2 * (2 * options.cell // 16) ** 2 + options.text
+    tell(options, 2 * (2 * options.cell // 16) ** 2 + options.text)
+
+
+def tell(options: argparse.Namespace, tokens: int) -> None:
+    """Print of what and on what was measured."""
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} × {cpu_name()}"
     checkpointing = "with" if options.checkpointing else "without"
     print(f"{options.batch} × {tokens:,} tokens, {checkpointing} gradient checkpointing, {DTYPE} on {where}, ", end="")
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, peft {peft.__version__}.")
 
 
-def _options() -> argparse.Namespace:
+def read_options(description: str, steps: Iterable[str], cell: int = 128) -> argparse.Namespace:
+    """Read what a benchmark of steps is told. cell: pixels a side on a CPU."""
     on_gpu = DEVICE.type == "cuda"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cell", type=int, default=512 if on_gpu else 128, help="pixels a side (default: %(default)s)")
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument(
+        "--cell", type=int, default=512 if on_gpu else cell, help="pixels a side (default: %(default)s)"
+    )
     parser.add_argument("--text", type=int, default=512 if on_gpu else 128, help="tokens (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="analogies a step (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=20 if on_gpu else 9, help="pairs of steps (default: %(default)s)")
     parser.add_argument("--checkpointing", action="store_true", help="of gradients, in both")
-    parser.add_argument("--peak-of", choices=STEPS, help="print the peak of one of them in bytes, and nothing else")
+    parser.add_argument("--peak-of", choices=steps, help="print the peak of one of them in bytes, and nothing else")
     return parser.parse_args()
 
 
 def _basis_step(options: argparse.Namespace, sampled: str = "grid") -> Step:
-    base = _base(options)
+    base = blocks(options)
     torch.manual_seed(0)
     basis = TrainableBasis(base.shapes, BasisConfig(loras_num=N, linear=RANK, lora_keys_dim=KEYS), QUERY).to(DEVICE)
     basis.attach(base.model, base.linears)
@@ -96,8 +103,16 @@ class _Unrouted(nn.Module):
 
 
 def _lora_step(options: argparse.Namespace) -> Step:
-    base = _base(options)
-    config = peft.LoraConfig(r=N * RANK, lora_alpha=N * RANK, target_modules=list(base.linears))
+    base = blocks(options)
+    learned = add_lora(base, N * RANK)
+    return _step(
+        options, base, _Unrouted(), learned, partial(torch.autocast, DEVICE.type, DTYPE, torch.float32 != DTYPE)
+    )
+
+
+def add_lora(base: FluxBase, rank: int) -> list[nn.Parameter]:
+    """Give all layers of a base that may have a basis one LoRA each, by peft; returns its parameters."""
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(base.linears))
     peft.inject_adapter_in_model(config, base.model)
     learned = [parameter for name, parameter in base.model.named_parameters() if ".lora_" in name]
     for parameter in base.model.parameters():
@@ -106,9 +121,7 @@ def _lora_step(options: argparse.Namespace) -> Step:
         # Learned in float32 and computed with in the base's dtype, as trainers do and as the basis does.
         parameter.data = parameter.data.float().to(DEVICE)
         parameter.requires_grad_()
-    return _step(
-        options, base, _Unrouted(), learned, partial(torch.autocast, DEVICE.type, DTYPE, torch.float32 != DTYPE)
-    )
+    return learned
 
 
 STEPS: dict[str, Callable[[argparse.Namespace], Step]] = {
@@ -118,7 +131,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], Step]] = {
 }
 
 
-def _base(options: argparse.Namespace) -> FluxBase:
+def blocks(options: argparse.Namespace) -> FluxBase:
     """Build one double and one single block between FLUX's first and last layers, with random values."""
     with torch.device("meta"):
         transformer = diffusers.FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
@@ -142,7 +155,7 @@ def _step(
     """Make one step with a batch that is always the same."""
     objective = Objective(basis, base, replace(SETTINGS, sampled=sampled))
     optimizer = make_optimizer(learned, SETTINGS)
-    batch = _batch(options)
+    batch = a_batch(options)
     if sampled == "result":
         half = batch.target.shape[-1] // 2
         batch = batch._replace(target=batch.target[..., half:, half:])
@@ -160,14 +173,14 @@ def _step(
     return step
 
 
-def _batch(options: argparse.Namespace) -> Batch:
+def a_batch(options: argparse.Namespace) -> Batch:
     n, side, random = options.batch, 2 * options.cell // 8, generator(1)
     target, reference = torch.randn(2, n, 16, side, side, generator=random)
     text = Text(torch.randn(n, options.text, 4096, generator=random), torch.randn(n, 768, generator=random))
     return Batch(target, reference, torch.randn(n, 3, QUERY // 3, generator=random), text, ("",) * n)
 
 
-def _alternating(ours: Step, theirs: Step, runs: int) -> list[tuple[float, float]]:
+def alternating(ours: Step, theirs: Step, runs: int) -> list[tuple[float, float]]:
     """Time two things in pairs, each first in every other one."""
     pairs = []
     for number in range(-2, runs):
@@ -180,12 +193,13 @@ def _alternating(ours: Step, theirs: Step, runs: int) -> list[tuple[float, float
     return pairs
 
 
-def _peak_in_a_process(kind: str) -> int:
+def peak_in_a_process(kind: str) -> int:
+    """Measure the peak of one kind of step in a process of its own, which runs the same command."""
     command = [sys.executable, *sys.argv, "--peak-of", kind]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
-def _peak() -> int:
+def peak() -> int:
     """Count the bytes that this process has held at most: on the GPU where there is one, else altogether."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()

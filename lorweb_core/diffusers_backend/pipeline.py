@@ -18,6 +18,9 @@ from torch import Tensor
 from ..basis import LoRABasis, load_basis
 from ..encoder import ENCODERS, VisionEncoder, check_encoder, load_encoder
 from ..errors import LoRWebError, named, shown
+from ..fitting.examples import read_pairs
+from ..fitting.fit import checked_start
+from ..fitting.settings import FitSettings
 from ..grid import MULTIPLE, Size
 from ..kept_references import Refresh, check_can_keep
 from ..layer_check import check_layers
@@ -26,6 +29,8 @@ from ..mixture import Mixture
 from ..query import encode_query
 from ..routing import Tokens
 from ..runtime import LayerSlice, PackedBasis, RuntimeMixture
+from ..space.mixture_file import load_mixture
+from ..training.settings.config import ModelSettings
 from ..triplet import Triplet, rgb_image
 from .sampling import analogy_passes, schedule_tokens, scheduler_for
 
@@ -74,6 +79,8 @@ def run_analogy(
     device: str | None = None,
     sampled: str | None = None,
     references_every: int = 1,
+    mixture: str | Path | None = None,
+    fit_steps: int = 0,
 ) -> Analogy:
     """Make b' so that a : a' :: b : b' (defaults as in NVlabs/LoRWeB's inference.py).
 
@@ -81,17 +88,20 @@ def run_analogy(
     model: a FLUX.1-Kontext in diffusers' layout, as a folder or a Hugging Face id. encoder: the same for the image
     encoder; None takes the one that the basis was trained with. text_tokens: the prompt's, with those that fill it up.
     device: None takes the best there is. sampled: one of SAMPLED; None as the basis was trained. references_every:
-    references are computed in every k-th step, 0 in the first only.
+    references are computed in every k-th step, 0 in the first only. mixture: a saved one, in the place of what the
+    encoder would route to. fit_steps: in how many steps the mixture is fitted to the pair first, with the same prompt,
+    seed and megapixels; the model is loaded for that by itself.
     Raises LoRWebError for anything given wrongly, before the model's weights are loaded.
     """
     images = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
-    _check_number("steps", steps, 1, 1000)
-    _check_number("guidance", guidance, 0, 100)
-    _check_number("seed", seed, 0, 2**64 - 1)
-    _check_number("megapixels", megapixels, 0.001, 16)
-    _check_number("strength", strength, -100, 100)
-    _check_number("text_tokens", text_tokens, 1, 512)
-    _check_number("references_every", references_every, 0, 1000)
+    check_number("steps", steps, 1, 1000)
+    check_number("guidance", guidance, 0, 100)
+    check_number("seed", seed, 0, 2**64 - 1)
+    check_number("megapixels", megapixels, 0.001, 16)
+    check_number("strength", strength, -100, 100)
+    check_number("text_tokens", text_tokens, 1, 512)
+    check_number("references_every", references_every, 0, 1000)
+    check_number("fit_steps", fit_steps, 0, 10_000)
     if sampled is not None:
         check_sampled(sampled)
     refresh = Refresh(references_every)
@@ -100,22 +110,28 @@ def run_analogy(
     log.info("Reading the basis")
     learned = load_basis(basis, config)
     learned.check_values()
-    _layer_weights(outline(model), learned)
+    check_model(model, learned)
     if refresh.keeps:
         check_can_keep(learned)
     sampled = learned.config.sampled if sampled is None else sampled
     layout = LAYOUTS["grid"]
     view = layout.show(Triplet([images[:2]], images[2]), megapixels, fit, sampled)
 
-    log.info("Looking at the analogy")
-    mixture = learned.route(_query(learned, encoder, images))
+    if mixture is None:
+        log.info("Looking at the analogy")
+        mixed = learned.route(_query(learned, encoder, images))
+    else:
+        mixed = load_mixture(mixture, learned)
+    if fit_steps:
+        settings = FitSettings(steps=fit_steps, seed=seed, megapixels=megapixels, prompt=prompt)
+        mixed = _fitted(mixed, images[:2], model, settings, text_tokens, place)
 
     log.info("Loading the model")
     pipeline = _load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
     if learned.config.external_query:
-        merge(pipeline.transformer, mixture, strength)
+        merge(pipeline.transformer, mixed, strength)
     else:
-        attach(pipeline.transformer, mixture, strength, Size(*view.overview.shape[:2]), place)
+        attach(pipeline.transformer, mixed, strength, Size(*view.overview.shape[:2]), place)
     # A GPU seldom has room for the transformer and the text encoder at once; Apple's share the CPU's memory.
     if place.type in ("cpu", "mps"):
         pipeline.to(place)
@@ -127,6 +143,24 @@ def run_analogy(
     decoded = _sample(pipeline, view, tokens, refresh, prompt, steps, guidance, seed, text_tokens)
     result = layout.result(decoded, Size(*images[2].shape[:2]), fit, 1, sampled)[0]
     return Analogy(result, decoded[0] if sampled == "grid" else None, view.overview)
+
+
+def _fitted(
+    start: Mixture,
+    pair: tuple[Tensor, Tensor],
+    model: str | Path,
+    settings: FitSettings,
+    text_tokens: int,
+    place: torch.device,
+) -> Mixture:
+    from .fit_command import fit_on
+    from .fit_terminal import FitBars
+
+    bars = FitBars(keeps=False)
+    read_pairs([pair])
+    with bars.shown():
+        given = ModelSettings(name_or_path=str(model), quantize=False, text_tokens=text_tokens)
+        return fit_on(given, start.basis, checked_start(start.basis, start), [pair], settings, place, bars)
 
 
 def merge(transformer: FluxTransformer2DModel, mixture: Mixture, strength: float = 1.0) -> None:
@@ -183,6 +217,11 @@ def _layer_weights(transformer: FluxTransformer2DModel, basis: LoRABasis) -> dic
     sizes = {name: tuple(weight.shape[::-1]) for name, weight in weights.items()}
     check_layers(basis, sizes, "Give the FLUX.1-Kontext that the basis was trained on.")
     return weights
+
+
+def check_model(model: str | Path, basis: LoRABasis) -> None:
+    """Raise LoRWebError if a model has not the layers of a basis, before its weights are loaded."""
+    _layer_weights(outline(model), basis)
 
 
 def outline(model: str | Path) -> FluxTransformer2DModel:
@@ -281,7 +320,8 @@ def find_device(name: str | None) -> torch.device:
         ) from error
 
 
-def _check_number(name: str, value: float, least: float, most: float) -> None:
+def check_number(name: str, value: float, least: float, most: float) -> None:
+    """Raise LoRWebError if a number is not in a range."""
     if not least <= value <= most:
         raise LoRWebError(f"{name} is {shown(value)}; expected a number from {least} to {most}.")
 

@@ -20,7 +20,7 @@ from .train_command import run_training
 def train(config: Path | str, overrides: Sequence[str]) -> None:
     """Train as a config says, and show how it goes."""
     package, _, _ = __package__.rpartition(".")
-    bars = _Bars()
+    bars = Bars()
     with logging_redirect_tqdm([logging.getLogger(package)]):
         try:
             run_training(read_training_config(config, overrides), bars.encoding, bars.step)
@@ -43,32 +43,34 @@ class _Lines(tqdm):
             print(self, file=sys.stderr, flush=True)
 
 
-class _Bars:
+class Bars:
     """Show one bar at a time."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
-        self._training = False
+        self._shown = ""
 
     def encoding(self, what: str, total: int) -> Progress:
-        bar: tqdm | None = None
+        self._shown = ""  # another bar, though of the same name
 
         def progress(done: int, total: int) -> None:
-            nonlocal bar
             if total:  # else all of it was kept from an earlier run
-                bar = bar or self._begin(what, total)
-                bar.update(done - bar.n)
+                self.advance(what, done, total)
 
         return progress
 
     def step(self, step: Step, steps: int) -> None:
+        self.advance("Training", step.number, steps, loss=f"{step.loss:.4f}", lr=f"{step.learning_rate:.1e}")
+
+    def advance(self, what: str, done: int, total: int, **told: str) -> None:
+        """Bring the bar of that name to where it is, or begin it there; what is told stands beside it."""
         bar = self._bar
-        if bar is None or not self._training:
+        if bar is None or self._shown != what:
             # What an earlier run did, and the slow first step, are not to count in the rate.
-            bar = self._begin("Training", steps, step.number)
-            self._training = True
-        bar.set_postfix(loss=f"{step.loss:.4f}", lr=f"{step.learning_rate:.1e}", refresh=False)
-        bar.update(step.number - bar.n)
+            bar, self._shown = self._begin(what, total, done), what
+        if told:
+            bar.set_postfix(told, refresh=False)
+        bar.update(done - bar.n)
 
     def close(self) -> None:
         if self._bar is not None:

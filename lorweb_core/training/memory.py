@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,6 +16,7 @@ _BYTES = {"bf16": 2, "fp32": 4}
 # Of a value of the basis: itself and its gradient in float32, and the optimizer's two moments.
 _LEARNED = {"adamw": 4 + 4 + 8, "adamw8bit": 4 + 4 + 2}
 # Tensors of hidden width that a block keeps for its backward pass: norms, q, k, v, attention, gates, the wide MLP.
+# Counted in diffusers' FLUX at bf16: 25 in a double and 23 in a single one.
 _KEPT = 24
 # The same of gradients on their way through a block, the widest of five times hidden.
 _PASSING = 12
@@ -36,10 +37,15 @@ class Memory(NamedTuple):
         return self.base + self.learned + self.activations
 
     def __str__(self) -> str:
-        sizes = {"the base": self.base, "what is learned": self.learned, "activations": self.activations}
-        parts = ", ".join(f"{size / 1e9:.1f} for {what}" for what, size in sizes.items())
         beside = f", and {self.in_cpu / 1e9:.1f} GB of the CPU's" if self.in_cpu else ""
-        return f"{self.total / 1e9:.1f} GB of memory ({parts}){beside}"
+        sizes = {"the base": self.base, "what is learned": self.learned, "activations": self.activations}
+        return describe_sizes(sizes) + beside
+
+
+def describe_sizes(sizes: Mapping[str, int]) -> str:
+    """Say how much memory parts need together, and each of them. sizes: what for → bytes."""
+    parts = ", ".join(f"{size / 1e9:.1f} for {what}" for what, size in sizes.items())
+    return f"{sum(sizes.values()) / 1e9:.1f} GB of memory ({parts})"
 
 
 class FluxGeometry(Protocol):
@@ -64,10 +70,8 @@ class Transformer(Protocol):
 def estimate(config: TrainingConfig, transformer: Transformer, layers: Iterable[nn.Linear], on_gpu: bool) -> Memory:
     """Estimate what training a basis on these layers needs; an estimate, not a bound.
 
-    transformer: may be on the meta device.
-    What autograd keeps of a block was counted in diffusers' FLUX at bf16: 25 tensors of a double and 23 of a single
-    one, 1.2 with checkpoints. What the allocator leaves unused is not counted, nor are the text encoders and the
-    autoencoder, which run before the base is loaded.
+    transformer: may be on the meta device. What the allocator leaves unused is not counted, nor are the text encoders
+    and the autoencoder, which run before the base is loaded.
     """
     train, size = config.train, _BYTES[config.train.dtype]
     base = sum(p.numel() for p in transformer.parameters()) * size
@@ -81,12 +85,20 @@ def estimate(config: TrainingConfig, transformer: Transformer, layers: Iterable[
     blocks = geometry.num_layers + geometry.num_single_layers
     # Noise and reference grid, tokens of 16 × 16 pixels, and the text.
     tokens = 2 * max((2 * data.resolution // 16) ** 2 for data in config.datasets) + config.model.text_tokens
-    # With checkpoints a block keeps its input, and one at a time the rest.
-    kept = _PASSING + (1.2 * blocks + _KEPT if train.gradient_checkpointing else blocks * _KEPT)
+    passing = train.batch_size * tokens * hidden * size
     learned = sum(_values(config, layer) for layer in layers) * (
         _LEARNED[train.optimizer] + (4 if train.ema_decay else 0)
     )
-    return Memory(base, learned, round(train.batch_size * tokens * hidden * size * kept), in_cpu)
+    return Memory(base, learned, activations(passing, [_KEPT] * blocks, train.gradient_checkpointing), in_cpu)
+
+
+def activations(hidden: int, kept: Sequence[int], checkpointing: bool) -> int:
+    """Estimate the bytes that a forward and a backward pass through FLUX's blocks hold, weights apart.
+
+    hidden: bytes of all tokens' hidden state. kept: how many tensors of that size each block keeps.
+    """
+    # With checkpoints a block keeps its input, and one at a time the rest: 1.2 were counted in diffusers' FLUX.
+    return round(hidden * (_PASSING + (1.2 * len(kept) + max(kept) if checkpointing else sum(kept))))
 
 
 def _values(config: TrainingConfig, layer: nn.Linear) -> int:

@@ -74,17 +74,34 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Compute the loss of each analogy, (n,). generator: of its noise and timesteps."""
         base, settings = self.base, self.settings
-        tokens = grid_tokens(batch)
-        t = draw_timesteps(settings.timestep_type, len(batch.target), tokens, generator)
-        noise = torch.randn(batch.target.shape, generator=generator).to(base.device)
-        weights = timestep_weights(settings.timestep_type, t)
-        batch, t = move_batch(batch, base), t.to(base.device)
-        target = batch.target.float()
+        t = draw_timesteps(settings.timestep_type, len(batch.target), grid_tokens(batch), generator)
+        noise = torch.randn(batch.target.shape, generator=generator)
+        batch = move_batch(batch, base)
         self.basis.route(batch.query, base.tokens(batch))
-        x, every_token = noised(target, noise, t).to(base.dtype), not self.basis.config.external_query
-        velocity = base.velocity(x, t, batch.reference, batch.text, batch.place, every_token)
         result_weight = settings.result_weight if settings.sampled == "grid" else 1.0
-        return flow_loss(velocity, target, noise, weights, result_weight)
+        every_token = not self.basis.config.external_query
+        weights = timestep_weights(settings.timestep_type, t)
+        return denoising_loss(base, batch, t, noise, weights, result_weight, every_token)
+
+
+def denoising_loss(
+    base: Base,
+    batch: Batch,
+    t: Tensor,
+    noise: Tensor,
+    weights: Tensor,
+    result_weight: float = 1.0,
+    every_token: bool = False,
+) -> Tensor:
+    """Compute the loss of each analogy of a batch that is on the base, (n,), at the times t, (n,), and this noise.
+
+    weights, result_weight: as for `flow_loss`. every_token: as for `Base.velocity`.
+    """
+    t, noise = t.to(base.device), noise.to(base.device)
+    target = batch.target.float()
+    x = noised(target, noise, t).to(base.dtype)
+    velocity = base.velocity(x, t, batch.reference, batch.text, batch.place, every_token)
+    return flow_loss(velocity, target, noise, weights, result_weight)
 
 
 def grid_tokens(batch: Batch) -> int:

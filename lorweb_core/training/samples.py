@@ -18,10 +18,15 @@ from .trainable_basis import TrainableBasis
 @torch.no_grad()
 def solve(basis: TrainableBasis, base: Base, batch: Batch, steps: int, seed: int) -> Tensor:
     """Sample the grids of a batch of analogies, or b' alone, as pictures (n, H, W, 3) in 0–1."""
-    noise = _noise(batch, seed).to(base.device)
     batch = move_batch(batch, base)
     basis.route(batch.query, base.tokens(batch))
-    every_token = not basis.config.external_query
+    return denoise(base, batch, steps, seed, every_token=not basis.config.external_query)
+
+
+@torch.no_grad()
+def denoise(base: Base, batch: Batch, steps: int, seed: int, every_token: bool = False) -> Tensor:
+    """Sample what a batch is of with the base as it is, as pictures (n, H, W, 3) in 0–1. batch: on the base."""
+    noise = _noise(batch, seed).to(base.device)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         return base.velocity(x.to(base.dtype), t, batch.reference, batch.text, batch.place, every_token).float()

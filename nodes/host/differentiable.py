@@ -12,6 +12,8 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...lorweb_core.training.frozen import frozen
+
 
 @contextmanager
 def differentiable(flux: nn.Module, checkpointing: bool) -> Iterator[None]:
@@ -29,7 +31,8 @@ def differentiable(flux: nn.Module, checkpointing: bool) -> Iterator[None]:
         if checkpointing:
             for block in blocks:
                 block.forward = partial(_checkpointed, block.forward)
-        yield
+        with frozen(flux):
+            yield
     finally:
         management.in_training = before
         for block, forward in zip(blocks, forwards, strict=True):
@@ -77,6 +80,6 @@ def _shared(values: Tensor) -> Tensor:
     alias.set_(values.untyped_storage(), values.storage_offset(), values.shape, values.stride())
     if not isinstance(values, nn.Parameter):
         return alias
-    parameter = nn.Parameter(alias, requires_grad=False)
+    parameter = nn.Parameter(alias, requires_grad=values.requires_grad)
     parameter.__dict__.update(values.__dict__)
     return parameter

@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...lorweb_core import LoRWebError
 from ...lorweb_core.layout import ORIGIN, Place
@@ -55,6 +55,10 @@ class HostBase:
         self.shapes = {name: layer_shape(model, key) for name, key in keys.items()}
         self.device = self.patcher.load_device
         self.dtype = self.patcher.model.get_dtype_inference()
+        self.stored = self.patcher.model_size()
+        """Bytes of the weights."""
+        self.converted = any(_converted(linear_of(model, key)[0], self.dtype) for key in keys.values())
+        """Whether weights are stored in another form than they are computed in."""
 
     def load(self) -> None:
         """Load the model onto its device, whole.
@@ -126,6 +130,10 @@ def _placed(values: dict, place: Place, tokens: int) -> dict:
     positions = values["img_ids"].clone()
     positions[:, :tokens, 1:] += positions.new_tensor(place)
     return {**values, "img_ids": positions}
+
+
+def _converted(linear: nn.Module, dtype: torch.dtype) -> bool:
+    return quantized_as(linear) is not None or (linear.weight is not None and linear.weight.dtype != dtype)
 
 
 def _own_weights(model: ModelPatcher) -> ModelPatcher:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import standins
-import torch
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 
@@ -21,15 +20,6 @@ settings.register_profile(
 settings.load_profile("same")
 
 BLOCKS = standins.block_linears(hidden=16, doubles=1, singles=1)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Compute in one thread: models this small only wait for further threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def same(first: Batch, second: Batch) -> bool:
 @pytest.mark.parametrize("show_pair", [True, False])
 def test_grids_differ_in_the_result_only_and_are_those_of_inference(analogies, show_pair):
     a, a_prime, b, b_prime = images = [load_picture(each) for each in analogies[1].pictures]
-    target, reference = analogy_grids(*images, CELL, show_pair)
+    target, reference = analogy_grids(*images, Size(CELL, CELL), show_pair)
     size = Size(2 * CELL, 2 * CELL)
     assert torch.equal(reference, reference_grid([(a, a_prime) if show_pair else (b, b)], b, size, size))
     result = target[CELL:, CELL:]
@@ -111,7 +111,7 @@ def test_a_batch_is_what_the_encoders_make_of_the_pictures(make, analogies):
     batch = make(encoders).batch(chosen)
     for i, analogy in enumerate(chosen):
         images = [load_picture(each) for each in analogy.pictures]
-        expected = CountingEncoders().encode_image(torch.stack(analogy_grids(*images, CELL)))
+        expected = CountingEncoders().encode_image(torch.stack(analogy_grids(*images, Size(CELL, CELL))))
         torch.testing.assert_close(batch.target[i], expected[0].half().float(), atol=0, rtol=0)
         torch.testing.assert_close(batch.reference[i], expected[1].half().float(), atol=0, rtol=0)
         torch.testing.assert_close(batch.query[i], encode_query(colour_encoder(), *images[:3])[0], atol=0, rtol=0)

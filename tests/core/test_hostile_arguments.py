@@ -47,6 +47,16 @@ def test_options_of_analogy(tmp_path, capsys, option, text):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(
+    "option", ["--a", "--basis", "--model", "--out", "--start", "--fitted", "--steps", "--rate", "--seed", "--prompt"]
+)
+def test_options_of_fit(tmp_path, capsys, option, text):
+    given = {name: str(tmp_path / "none") for name in ("--a", "--a-prime", "--basis", "--model", "--out")}
+    assert main(["fit", *(f"{name}={value}" for name, value in (given | {option: text}).items())]) == 2
+    in_words(capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
 def test_arguments_of_train(tmp_path, capsys, text):
     config = tmp_path / "x.yaml"
     config.write_text("config:\n  name: small\n  process:\n  - datasets: [{folder_path: pairs}]\n")

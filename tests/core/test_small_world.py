@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from small_world import install, study, study_report
+from small_world import fit_study, install, study, study_report
 from small_world.models import stored
 from small_world.world import edits, splits
 from small_world.world.drawn_analogies import draw_analogies
@@ -114,3 +114,7 @@ def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
 
 def test_the_page_has_the_table_of_what_the_study_found():
     assert study_report.table(study_report.by_variant(study.read())) in study_report.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_on_fitting_has_the_table_of_what_was_measured():
+    assert fit_study.table(study.read(fit_study.RESULTS)) in fit_study.PAGE.read_text(encoding="utf-8")

@@ -11,10 +11,14 @@ from types import SimpleNamespace
 
 import parity
 import pytest
+import quantized
 import standins
 import torch
 from environment import HOW_TO_GIVE_A_COMFYUI, find_comfyui
+from host_process import FLUX_1
 from safetensors.torch import save_file
+
+SMALL_FLUX = {**FLUX_1, "hidden_size": 256, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "context_in_dim": 64}
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +84,30 @@ def load_flux(host) -> Callable:
         return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
 
     return load_flux
+
+
+@pytest.fixture
+def in_format(host) -> Callable:
+    """A small FLUX as a MODEL in the format asked for, all Linears of its blocks; always of the same weights."""
+
+    def load(name: str):
+        weights = {
+            key: t.float() if "blocks." in key and t.ndim == 2 else t
+            for key, t in quantized.random_flux(SMALL_FLUX).items()
+        }
+        try:
+            return quantized.FORMATS[name](weights, host.models)
+        except quantized.NotHere as missing:
+            pytest.skip(str(missing))
+
+    return load
+
+
+@pytest.fixture
+def vae(host):
+    import comfy.sd
+
+    return comfy.sd.VAE(sd=standins.autoencoder())
 
 
 @pytest.fixture

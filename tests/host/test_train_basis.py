@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import parity
 import pytest
-import quantized
 import standins
 import torch
-from host_process import FLUX_1
+from host_models import hooks, unchanged, weights
 from pairs import save_pairs
 
 INPUTS = ("latent", "reference", "txt", "pooled")
-
-SMALL_FLUX = {**FLUX_1, "hidden_size": 256, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "context_in_dim": 64}
 
 
 @pytest.fixture
@@ -33,13 +29,6 @@ def pictures(host, request):
     folder = Path(folder_paths.get_input_directory(), request.node.name)
     yield save_pairs(folder, edits, scenes)
     shutil.rmtree(folder)
-
-
-@pytest.fixture
-def vae(host):
-    import comfy.sd
-
-    return comfy.sd.VAE(sd=standins.autoencoder())
 
 
 @pytest.fixture
@@ -80,20 +69,6 @@ def train(host, encoder, vae, pictures, request):
         return host.node("LoRWeBTrainBasis").execute(model=model, vae=vae, positive=positive, **widgets).result
 
     return train
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: values.clone() for name, values in model.model.diffusion_model.state_dict().items()}
-
-
-def hooks(model) -> int:
-    modules = list(model.model.diffusion_model.modules())
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in vars(m)) for m in modules)
-
-
-def unchanged(model, before) -> bool:
-    after = model.model.diffusion_model.state_dict()
-    return after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_a_basis_is_learned_saved_and_ready_for_the_encoder(host, load_flux, velocity, train, request):
@@ -219,23 +194,6 @@ FORMATS = {
     "GGUF Q8_0": 0.001,
     "GGUF Q4_0": 0.03,
 }
-
-
-@pytest.fixture
-def in_format(host) -> Callable:
-    """A small FLUX as a MODEL in the format asked for, all Linears of its blocks; always of the same weights."""
-
-    def load(name: str):
-        weights = {
-            key: t.float() if "blocks." in key and t.ndim == 2 else t
-            for key, t in quantized.random_flux(SMALL_FLUX).items()
-        }
-        try:
-            return quantized.FORMATS[name](weights, host.models)
-        except quantized.NotHere as missing:
-            pytest.skip(str(missing))
-
-    return load
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -35,18 +35,18 @@ class Encoders(Protocol):
 
 
 def analogy_grids(
-    a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: int, show_pair: bool = True
+    a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor, cell: Size, show_pair: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Make the grids [a a'; b b'], to be learned, and [a a'; b b], to be shown: (2 cell, 2 cell, 3), float in 0–1.
+    """Make the grids [a a'; b b'], to be learned, and [a a'; b b], to be shown: of four cells, (H, W, 3) in 0–1.
 
-    Images are (h, w, 3), each of any size, and are stretched (bicubic) to cells of `cell` pixels a side, whatever their
-    shape: so all grids of a batch have one shape, that of a square analogy at inference. show_pair: False, an ablation,
-    has b in the place of a and of a'.
+    Images are (h, w, 3), each of any size, and are stretched (bicubic) to cells of one size, whatever their shape: so
+    all grids of a batch have one shape, in training that of a square analogy at inference. show_pair: False has b in
+    the place of a and of a', an ablation in training.
     """
-    size = Size(2 * cell, 2 * cell)
+    size = Size(2 * cell.height, 2 * cell.width)
     reference = reference_grid([(a, a_prime) if show_pair else (b, b)], b, size, size)
     target = reference.clone()
-    target[cell:, cell:] = resize(b_prime[None], Size(cell, cell))[0]
+    target[cell.height :, cell.width :] = resize(b_prime[None], cell)[0]
     return target, reference
 
 
@@ -100,7 +100,8 @@ class Encoding:
 
         def encode() -> Tensors:
             a, a_prime, b, b_prime = images or [load_picture(picture) for picture in analogy.pictures]
-            grids = torch.stack(analogy_grids(a, a_prime, b, b_prime, self.cell, self.show_pair))
+            cell = Size(self.cell, self.cell)
+            grids = torch.stack(analogy_grids(a, a_prime, b, b_prime, cell, self.show_pair))
             target, reference = self.encoders.encode_image(grids).half()
             made = {"target": last_cell(target) if self.sampled == "result" else target, "reference": reference}
             if self.encoder is not None and self.mode is not None:

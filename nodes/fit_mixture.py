@@ -1,0 +1,149 @@
+"""Fit Mixture: from example pairs to the mixture that makes them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..lorweb_core import LoRABasis, LoRWebError, Mixture
+from ..lorweb_core.fitting.fit import checked_start, fit_mixture
+from ..lorweb_core.fitting.memory import estimate_fit
+from ..lorweb_core.fitting.settings import FitSettings
+from ..lorweb_core.grid import Size
+from ..lorweb_core.layer_check import check_layers
+from ..lorweb_core.triplet import image_pairs
+from .host import fitting_inputs, shared_inputs, sockets
+from .host.checked_node import CheckedNode
+from .host.fitting_session import FitCallbacks
+from .host.kept_fits import KeptFit, identify, kept_fit
+from .host.previews import with_picture
+from .host.training_model import HostBase, HostEncoders
+
+log = logging.getLogger(__name__)
+
+
+class FitMixture(CheckedNode):
+    """Fit a mixture to example pairs by gradients, through the model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBFitMixture",
+            display_name="Fit Mixture",
+            category="LoRWeB",
+            description="Finds the mixture that makes the example's edit, by gradients through the model, where the "
+            "Analogy Encoder only guesses it. Cancel keeps what is found; the same settings go on from there.",
+            inputs=[
+                io.Model.Input("model", tooltip="FLUX.1 Kontext. It is not changed."),
+                shared_inputs.vae(),
+                io.Conditioning.Input("positive", tooltip="The prompt that the mixture will be used with."),
+                io.Image.Input("a", tooltip="The example before the edit; in a batch, several examples of one edit."),
+                shared_inputs.a_prime("As many as there are a's."),
+                sockets.Mixture.Input(
+                    "mixture",
+                    optional=True,
+                    tooltip="Where to begin, e.g. the Analogy Encoder's mixture for the example. Left open, the fit "
+                    "begins at the basis's mixture of a query of zeros, and needs no image encoder.",
+                ),
+                sockets.Basis.Input(
+                    "basis",
+                    optional=True,
+                    tooltip="From the LoRWeB Basis Loader. With a mixture it may be left open.",
+                ),
+                *fitting_inputs.steps(),
+                *fitting_inputs.details(),
+            ],
+            outputs=[
+                sockets.Mixture.Output("mixture", tooltip="For Mixed LoRA Apply, Save Mixture, Export as LoRA."),
+                io.Image.Output("example", tooltip="A strip: a, a' as it is, and as the mixture makes it."),
+                io.String.Output("json", tooltip="Losses of the steps, and on what was kept apart."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        positive: list,
+        a: Tensor,
+        a_prime: Tensor,
+        steps: int,
+        rate: float,
+        seed: int,
+        mixture: Mixture | None = None,
+        basis: LoRABasis | None = None,
+        fitted: str = FitSettings.fitted,
+        noises: int = FitSettings.noises,
+        megapixels: float = FitSettings.megapixels,
+        pull: float = FitSettings.pull,
+        crops: bool = True,
+        shifts: bool = True,
+        flips: bool = True,
+        gradient_checkpointing: bool = True,
+        preview_every: int = 5,
+    ) -> io.NodeOutput:
+        pairs = image_pairs(a, a_prime)
+        start = _start(mixture, basis)
+        settings = FitSettings(
+            fitted=fitted,
+            steps=steps,
+            noises=noises,
+            rate=rate,
+            seed=seed,
+            pull=pull,
+            crops=crops,
+            shifts=shifts,
+            flips=flips,
+            megapixels=megapixels,
+            checkpointing=gradient_checkpointing,
+            preview_every=preview_every or steps,
+        )
+        settings.check()
+        base = HostBase(model, vae)
+        check_layers(start.basis, base.shapes, "Load the FLUX.1 Kontext that the basis was trained on.")
+        _tell_memory(start.basis, base, settings, pairs[0][0], positive)
+        encoders = HostEncoders(model, vae, positive)
+        settings = replace(settings, preview_guidance=float(positive[0][1].get("guidance", 3.5)))
+        kept = kept_fit(model, identify(start, pairs, settings, encoders.identity), steps)
+        callbacks = FitCallbacks(kept, steps)
+        found = fit_mixture(base, encoders, start.basis, start, pairs, settings, callbacks, kept.state)
+        image = callbacks.strip[None]
+        return with_picture(cls, image, found, image, _report(kept, callbacks.lowest))
+
+
+def _start(mixture: Mixture | None, basis: LoRABasis | None) -> Mixture:
+    if mixture is None and basis is None:
+        raise LoRWebError(
+            "Fit Mixture has neither a mixture nor a basis. Give the mixture to begin at, or a basis from the LoRWeB "
+            "Basis Loader to begin at its mixture of a query of zeros."
+        )
+    return checked_start(basis or mixture.basis, mixture)
+
+
+def _tell_memory(basis: LoRABasis, base: HostBase, settings: FitSettings, a: Tensor, positive: list) -> None:
+    """Log how much memory the fit takes, before anything is loaded. Raises LoRWebError where a GPU has less."""
+    text = sum(tokens.shape[1] for tokens, _ in positive)
+    needed = estimate_fit(basis, base, settings, Size(*a.shape[:2]), text, base.stored, base.converted)
+    log.info("Fit Mixture: takes about %s.", needed)
+    needed.check_room(base.device)
+
+
+def _report(kept: KeptFit, lowest: float) -> str:
+    steps = kept.steps
+    report = {
+        "steps": kept.state.done,
+        "loss": [float(f"{step.loss:.6g}") for step in steps],
+        "kept_apart": {
+            "at_the_start": kept.begin,
+            "after_step": {step.number: step.apart for step in steps if step.apart is not None},
+            "at_best": lowest,
+        },
+        "seconds_per_step": sum(step.seconds for step in steps) / len(steps) if steps else None,
+    }
+    return json.dumps(report, indent=1)
