@@ -67,7 +67,7 @@ _SEVERAL = ("new_edits", "new_pairs", "placed")
 WAYS = {
     "routed": Way((*_ALL, "placed"), 0),
     "fitted": Way((*_ALL, "placed")),
-    "fitted without flips": Way(("new_edits", "placed"), flips=False),
+    "fitted, seen mirrored too": Way((*_ALL, "placed"), flips=True),
     "a LoRA of rank 4, 20 steps": Way(_NEW, 20, 4),
     "a LoRA of rank 16, 20 steps": Way(_NEW, 20, 16),
     "fitted from a query of zeros": Way(_NEW, zeros=True),
@@ -170,7 +170,8 @@ class FitStudy:
         optimizer = torch.optim.Adam(learned, lr=LORA_RATE)
         handles = lora.attach(base.model, base.linears)
         try:
-            lora.route(torch.zeros(1, 1, 1))  # of one LoRA softmax is 1, whatever the query is
+            with torch.no_grad():
+                lora.route(torch.zeros(1, 1, 1))  # of one LoRA softmax is 1, whatever the query is
             for step in range(way.steps):
                 drawn, times, noises = draw(examples, settings, step)
                 loss = denoising_loss(base, joined(drawn), times, noises, torch.ones_like(times)).mean()

@@ -53,7 +53,7 @@ class FitSettings:
     """Whether views may be cut out; not for edits that depend on where something is, or on its size."""
     shifts: bool = False
     """Whether views may be shifted; not for edits that depend on where something is."""
-    flips: bool = True
+    flips: bool = False
     """Whether views may be mirrored; not for edits of left and right, or of writing."""
     megapixels: float = 1.0
     """Size of the grid whose last cell is sampled, in 1024² pixels."""

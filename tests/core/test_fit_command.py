@@ -109,7 +109,7 @@ def test_it_begins_where_it_is_told(models, tmp_path):
 
 def test_several_pairs_are_given_pair_by_pair(models, tmp_path):
     more = ["--a", str(models / "c.png"), "--a-prime", str(models / "c_prime.png")]
-    found = fitted(models, tmp_path / "night.safetensors", *more, no_flips=True, quantize=True)
+    found = fitted(models, tmp_path / "night.safetensors", *more, flips=True, quantize=True)
     assert len(found.thumbnails) == 2
     refused(models, tmp_path, None, "pair by pair", "2 times", "1 times", more=more[:2])
 

@@ -427,8 +427,9 @@ def test_of_two_pairs_each_shows_the_other_and_of_three_the_last_one_judges():
 
 def test_views_change_a_and_a_prime_alike_and_can_be_switched_off():
     assert choose_views(plain(views=5)) == [AS_IT_IS]
-    changed = {"crops": True, "shifts": True}
-    assert choose_views(FitSettings()) == [AS_IT_IS, View(flip=True)]
+    changed = {"crops": True, "shifts": True, "flips": True}
+    assert choose_views(FitSettings()) == [AS_IT_IS]
+    assert choose_views(FitSettings(flips=True)) == [AS_IT_IS, View(flip=True)]
     views = choose_views(FitSettings(views=5, **changed))
     assert len(views) == 5 and views[0] == AS_IT_IS
     assert choose_views(FitSettings(views=5, **changed)) == views
