@@ -107,7 +107,8 @@ class KeptReferences:
     def keep(self, pictures: Sequence[Hashable], round: int, attention: Hashable, k: Tensor, v: Tensor) -> None:
         """Keep what an attention of this pass computed for the reference tokens alone.
 
-        k, v: (batch, heads, tokens, width), positions applied; the batch has equally many for each picture, in order.
+        k, v: (batch, heads, tokens, width), positions applied; the batch has equally many for each picture, in order:
+        as many as are sampled of it, or one that serves them all.
         """
         for picture, *parts in zip(pictures, k.chunk(len(pictures)), v.chunk(len(pictures)), strict=True):
             held = [tuple(map(self._moved, self._form.store(part))) for part in parts]
@@ -116,10 +117,13 @@ class KeptReferences:
     def join(self, pictures: Sequence[Hashable], attention: Hashable, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append what was kept for an attention to this pass's keys and values, (batch, heads, tokens, width)."""
         held = [self._kept[picture][attention] for picture in pictures]
-        kept_k, kept_v = (
-            torch.cat([self._form.restore(tuple(t.to(k.device) for t in part), k.dtype) for part in parts])
-            for parts in ([each.k for each in held], [each.v for each in held])
-        )
+        each = len(k) // len(pictures)
+
+        def restored(stored: tuple[Tensor, ...]) -> Tensor:
+            values = self._form.restore(tuple(t.to(k.device) for t in stored), k.dtype)
+            return values.expand(each, *values.shape[1:])
+
+        kept_k, kept_v = (torch.cat([restored(kept[part]) for kept in held]) for part in (1, 2))
         return torch.cat([k, kept_k], 2), torch.cat([v, kept_v], 2)
 
     @property

@@ -124,7 +124,7 @@ def apply_mixture(
     if strength == 0:
         follow_marks(patched)
         return patched
-    follow_marks(patched, mixture.basis)
+    follow_marks(patched, mixture)
     if method == "runtime":
         inject_mixture(patched, mixture, strength, keys, held)
     else:

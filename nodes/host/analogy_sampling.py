@@ -14,7 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...lorweb_core import LoRABasis, LoRWebError
+from ...lorweb_core import LoRWebError, Mixture
 from ...lorweb_core.layout import ORIGIN, Place
 from .reference_run import RUN, Keeping, ReferenceRun, WithReferences, check_run, make_room
 from .runtime_injection import count_tokens
@@ -25,8 +25,8 @@ MARK = "lorweb_sampling"
 KEEPING = "lorweb_keeping"
 """Key in a model's transformer_options of the keeping that takes the place of the mark's."""
 
-BASES = "lorweb_bases"
-"""Key in a model's transformer_options of the bases whose mixtures are on it."""
+MIXTURES = "lorweb_mixtures"
+"""Key in a model's transformer_options of the mixtures that are on it."""
 
 WRAPPER = "lorweb-analogy-sampling"
 """Key of what is put around a model's passes and runs, also on models that no mixture is added to at run time."""
@@ -74,15 +74,15 @@ def mark_conditioning(conditioning: list, sampling: AnalogySampling) -> list:
     return marked
 
 
-def follow_marks(model: ModelPatcher, basis: LoRABasis | None = None, keeping: Keeping | None = None) -> None:
+def follow_marks(model: ModelPatcher, mixture: Mixture | None = None, keeping: Keeping | None = None) -> None:
     """Let `model`, a clone made for it, sample analogies as their conditionings are marked.
 
-    basis: one whose mixture is on it. keeping: what is to take the place of the marks'.
+    mixture: one that is on it. keeping: what is to take the place of the marks'.
     Passes without a mark go through as they are.
     """
     options = model.model_options["transformer_options"]
-    if basis is not None:
-        options[BASES] = (*options.get(BASES, ()), basis)
+    if mixture is not None:
+        options[MIXTURES] = (*options.get(MIXTURES, ()), mixture)
     if keeping is not None:
         options[KEEPING] = keeping
     if not model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(WRAPPER):
@@ -95,8 +95,9 @@ def _run(executor, *args, **kwargs) -> Any:
     """Sample with references kept for this run, and let go of them however it ends."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
-    check_run(guider.conds, options, _keepings(guider.conds, options), options.get(BASES, ()))
-    run = options[RUN] = ReferenceRun(guider.model_patcher)
+    mixtures = options.get(MIXTURES, ())
+    check_run(guider.conds, options, _keepings(guider.conds, options), [mixture.basis for mixture in mixtures])
+    run = options[RUN] = ReferenceRun(guider.model_patcher, _shares(options))
     _runs.append(run)
     try:
         return executor(*args, **kwargs)
@@ -108,8 +109,14 @@ def _run(executor, *args, **kwargs) -> Any:
 
 def _prepare(executor, model: ModelPatcher, noise_shape, conds, model_options=None, *args, **kwargs) -> Any:
     """Load the models with room left for what is kept."""
-    keepings = _keepings(conds, (model_options or {}).get("transformer_options", {}))
-    return executor(model, make_room(model, noise_shape, keepings), conds, model_options, *args, **kwargs)
+    options = (model_options or {}).get("transformer_options", {})
+    shape = make_room(model, noise_shape, _keepings(conds, options), _shares(options))
+    return executor(model, shape, conds, model_options, *args, **kwargs)
+
+
+def _shares(options: dict) -> bool:
+    """Tell whether one mixture is for all that is sampled."""
+    return all(mixture.analogies == 1 for mixture in options.get(MIXTURES, ()))
 
 
 def _keepings(conds: dict[str, list[dict]], options: dict) -> list[WithReferences]:

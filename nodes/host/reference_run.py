@@ -57,22 +57,31 @@ def check_run(
 
 
 def bytes_kept(model, keeping: Keeping, batch: int, tokens: int, element: int) -> int:
-    """Compute the bytes that a FLUX needs for the references of a batch. tokens: of one picture's references."""
+    """Compute the bytes that a FLUX needs for the references of a batch. tokens: of one picture's references.
+
+    batch: how many pictures have references of their own.
+    """
     attentions = len(model.double_blocks) + len(model.single_blocks)
     return kept_bytes(attentions, batch, tokens, model.hidden_size, element, keeping.stored)
 
 
-def make_room(model: ModelPatcher, noise_shape: Sequence[int], kept: Sequence[WithReferences]) -> list[int]:
+def make_room(
+    model: ModelPatcher, noise_shape: Sequence[int], kept: Sequence[WithReferences], shares: bool
+) -> list[int]:
     """Return the shape of a latent that the host estimates to need as much memory as this one with what is kept.
 
     The host asks for memory by the noise's shape alone (comfy/sampler_helpers.py, estimate_memory), once for the batch
-    and once for twice of it, which is what is kept for one conditioning and for two.
+    and once for twice of it, which is what is kept for one conditioning and for two. shares: see ReferenceRun.
     """
     flux, batch = model.model.diffusion_model, noise_shape[0]
     element = model.model.get_dtype_inference().itemsize
+
+    def own(references: Sequence[Tensor]) -> int:
+        return min(batch, max(map(len, references))) if shares else batch
+
     needed = max(
         (
-            bytes_kept(flux, keeping, batch, _tokens(references, flux.patch_size), element)
+            bytes_kept(flux, keeping, own(references), _tokens(references, flux.patch_size), element)
             for keeping, references in kept
             if not keeping.in_main_memory
         ),
@@ -89,10 +98,14 @@ def _tokens(references: Sequence[Tensor], patch: int) -> int:
 
 
 class ReferenceRun:
-    """Keep the references of one run of a sampler. model: what is sampled with."""
+    """Keep the references of one run of a sampler.
 
-    def __init__(self, model: ModelPatcher):
-        self._patcher = model
+    model: what is sampled with. shares: of pictures that are shown the same, one's references serve all. They differ
+    by what the model sees of each picture's noise only, unless a mixture of several analogies is on it.
+    """
+
+    def __init__(self, model: ModelPatcher, shares: bool):
+        self._patcher, self._shares = model, shares
         self._kept: dict[Keeping, KeptReferences] = {}
         self._admitted: set[Hashable] = set()
         self.given_up = False
@@ -130,9 +143,10 @@ class ReferenceRun:
         kept = self._kept[keeping]
         if kept.serve(pictures, round_):
             return KeptPass(self, kept, pictures, round_, references, served=True)
-        needed = bytes_kept(flux, keeping, len(x), references, x.element_size())
+        shared = self._shares and _alike(ref_latents, len(pictures))
+        needed = bytes_kept(flux, keeping, len(pictures) if shared else len(x), references, x.element_size())
         if self._admitted.issuperset(pictures) or self._admit(keeping, pictures, needed, x, ref_latents):
-            return KeptPass(self, kept, pictures, round_, references, served=False)
+            return KeptPass(self, kept, pictures, round_, references, shared=shared)
         return None
 
     def _admit(self, keeping: Keeping, pictures: Sequence[Hashable], needed: int, x: Tensor, ref_latents) -> bool:
@@ -152,7 +166,10 @@ class ReferenceRun:
 
 
 class KeptPass:
-    """Keep or use the references of one forward pass. served: what was kept is used, and nothing computed."""
+    """Keep or use the references of one forward pass.
+
+    served: what was kept is used, and nothing computed. shared: of each conditioning's batch the first is kept.
+    """
 
     def __init__(
         self,
@@ -161,10 +178,11 @@ class KeptPass:
         pictures: Sequence[Hashable],
         round_: int,
         references: int,
-        served: bool,
+        served: bool = False,
+        shared: bool = False,
     ):
         self._run, self._kept, self._pictures, self._round, self._references = run, kept, pictures, round_, references
-        self.served = served
+        self.served, self._shared = served, shared
 
     def override(self, before: Callable | None) -> Callable:
         """Make the host's `optimized_attention_override`. before: the one that was there, which is then called."""
@@ -188,10 +206,18 @@ class KeptPass:
         if self._run.given_up:
             return
         last = [t[:, :, -self._references :] for t in (k, v)]
+        if self._shared:
+            last = [t[:: len(t) // len(self._pictures)] for t in last]
         try:
             self._kept.keep(self._pictures, self._round, attention, *last)
         except OOM_EXCEPTION:
             self._run.give_up(self._kept.nbytes + sum(t.nbytes for t in last), get_free_memory(k.device))
+
+
+def _alike(ref_latents: Sequence[Tensor], pictures: int) -> bool:
+    """Tell whether all that is sampled for a conditioning is shown the same; the batch has the pictures in order."""
+    apart = (latents.unflatten(0, (pictures, -1)) for latents in ref_latents)
+    return all(torch.equal(each, each[:, :1].expand_as(each)) for each in apart)
 
 
 def _rows(mask: Tensor | None, queries: int) -> Tensor | None:

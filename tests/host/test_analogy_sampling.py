@@ -368,6 +368,32 @@ def test_a_batch_of_analogies_is_each_of_them_alone(host, load_flux, show, mixtu
         assert error(batch[1 - i], single[0]) > 1e-2
 
 
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+def test_several_noises_for_one_analogy_share_what_the_first_ones_references_are(load_flux, keep, show, cfg, host):
+    model, (positive, negative, latent) = keep(load_flux(), every=0), show("b' alone")
+    kept = []
+    model.set_model_sampler_post_cfg_function(lambda args: kept.append(held_bytes()) or args["denoised"])
+    three = sample(model, (positive, negative, {"samples": latent["samples"].repeat(3, 1, 1, 1)}), cfg=cfg)
+    assert set(kept) == {kept[0]}
+    shared, kept[:] = kept[0], []
+    singles = [sample(model, (positive, negative, {**latent, "batch_index": [i]}), cfg=cfg)[0] for i in range(3)]
+    assert shared == kept[0] > 0
+    assert error(three[0], singles[0]) < 1e-4
+    for i in (1, 2):  # what the model sees of their own noise is missing
+        assert 1e-5 < error(three[i], singles[i]) < 0.2
+
+
+def test_pictures_with_coefficients_of_their_own_share_nothing(host, load_flux, show, mixture):
+    both = mixture.basis.route(torch.cat([parity.load_parity()["query"], parity.load_parity()["query"].flip(1)]))
+    patched = host.apply.apply_mixture(load_flux(), both, method="runtime")
+    positive, negative, latent = show("b' alone, references kept")
+    batch = sample(patched, (positive, negative, {"samples": latent["samples"].repeat(2, 1, 1, 1)}))
+    for i, one in enumerate(both.split()):
+        alone = host.apply.apply_mixture(load_flux(), one, method="runtime")
+        single = sample(alone, (positive, negative, {**latent, "batch_index": [i]}))
+        assert error(batch[i], single[0]) < 1e-4
+
+
 @pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_2m"])
 def test_samplers_with_several_passes_a_step(load_flux, keep, show, sampler):
     """References computed in each step are exact in steps of two passes too."""
@@ -458,13 +484,17 @@ def held() -> list:
     return [each for each in gc.get_objects() if type(each).__name__ == "KeptReferences" and each.nbytes]
 
 
+def held_bytes() -> int:
+    return sum(each.nbytes for each in held())
+
+
 def test_nothing_is_left_after_a_run_or_an_interruption(load_flux, keep, show):
     import comfy.model_management
 
     model, shown, seen = keep(load_flux(), every=0), show("b' alone"), []
 
     def interrupt(*_) -> None:
-        seen.append(sum(each.nbytes for each in held()))
+        seen.append(held_bytes())
         if len(seen) > 1:
             raise comfy.model_management.InterruptProcessingException
 
