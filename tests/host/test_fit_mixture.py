@@ -279,7 +279,7 @@ def test_another_fit_begins_anew(host, load_flux, mixture, fit, pair):
     pairs = [(pair[0][0], pair[1][0])]
     changed = [
         {"settings": settings(**one)}
-        for one in ({"rate": 0.1}, {"fitted": "logits"}, {"noises": 2}, {"flips": False}, {"pull": 1.0})
+        for one in ({"rate": 0.1}, {"fitted": "logits"}, {"noises": 2}, {"flips": True}, {"pull": 1.0})
     ]
     changed += [{"pairs": [(pair[1][0], pair[0][0])]}, {"start": mixture.with_table(2 * mixture.table)}]
     changed += [{"encoders": "of another prompt"}]
