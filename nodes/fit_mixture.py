@@ -82,9 +82,9 @@ class FitMixture(CheckedNode):
         noises: int = FitSettings.noises,
         megapixels: float = FitSettings.megapixels,
         pull: float = FitSettings.pull,
-        crops: bool = True,
-        shifts: bool = True,
-        flips: bool = True,
+        crops: bool = FitSettings.crops,
+        shifts: bool = FitSettings.shifts,
+        flips: bool = FitSettings.flips,
         gradient_checkpointing: bool = True,
         preview_every: int = 5,
     ) -> io.NodeOutput:

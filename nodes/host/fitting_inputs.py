@@ -78,7 +78,12 @@ def details() -> list:
             tooltip="How strongly the coefficients are held where they begin; 0 not at all.",
         ),
         *(
-            io.Boolean.Input(name, optional=True, default=True, tooltip=f"Whether the pair is also shown {how}")
+            io.Boolean.Input(
+                name,
+                optional=True,
+                default=getattr(FitSettings, name),
+                tooltip=f"Whether the pair is also shown {how}",
+            )
             for name, how in {
                 "crops": "cut out: not for edits that depend on where something is.",
                 "shifts": "shifted a little: likewise.",
