@@ -24,7 +24,7 @@ def steps() -> list:
             default=FitSettings.rate,
             min=1e-6,
             max=10.0,
-            step=1e-6,
+            step=0.001,
             round=False,
             tooltip="How fast it goes, the learning rate of Adam.",
         ),
