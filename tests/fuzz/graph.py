@@ -23,12 +23,23 @@ SOCKETS = {
 }
 SMALL = {
     "LoRWeBTrainBasis": {"loras": 2, "rank": 1, "keys_dim": 4, "steps": 1, "resolution": 32, "sample_every": 0},
+    "LoRWeBFitMixture": {"steps": 1, "noises": 1, "megapixels": 0.02, "preview_every": 0},
     "LoRWeBExtendedAttention": {"megapixels": 0.02},
     "LoRWeBBasisLoader": {"basis_name": "tanh_sum_4.safetensors"},
 }
 """Where the defaults would take long."""
 
-SLOW = {"steps", "batch_size", "gradient_accumulation", "loras", "rank", "keys_dim", "resolution", "megapixels"}
+SLOW = {
+    "steps",
+    "batch_size",
+    "gradient_accumulation",
+    "loras",
+    "rank",
+    "keys_dim",
+    "resolution",
+    "megapixels",
+    "noises",
+}
 """Inputs of which a large value asks for much work: these get it in the widget only, which refuses it."""
 
 
