@@ -31,14 +31,14 @@ class Refresh(NamedTuple):
         """Raise LoRWebError if these are no such choices."""
         if not 0 <= self.every <= 10_000:
             raise LoRWebError(
-                f"The references are to be computed in every {shown(self.every)}-th step; expected a whole number: 1 "
-                "for each step, 0 for the first only."
+                f"every is {shown(self.every)}; expected a whole number up to 10,000: references are computed in every "
+                "so many steps, 1 for each, 0 for the first only."
             )
         for share in self.shares:
             if not 0 <= share < 1:
                 raise LoRWebError(
-                    f"The references are to be computed at the share {shown(share)} of the steps; expected numbers "
-                    "from 0 to below 1, such as 0.5."
+                    f"shares has {shown(share)}; expected numbers from 0 to below 1, such as 0.5: references are "
+                    "computed at these shares of the steps."
                 )
 
     @property
