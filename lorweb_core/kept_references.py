@@ -123,7 +123,8 @@ class KeptReferences:
             values = self._form.restore(tuple(t.to(k.device) for t in stored), k.dtype)
             return values.expand(each, *values.shape[1:])
 
-        kept_k, kept_v = (torch.cat([restored(kept[part]) for kept in held]) for part in (1, 2))
+        kept_k = torch.cat([restored(kept.k) for kept in held])
+        kept_v = torch.cat([restored(kept.v) for kept in held])
         return torch.cat([k, kept_k], 2), torch.cat([v, kept_v], 2)
 
     @property

@@ -32,7 +32,6 @@ WAYS = {
     "b' alone": Way("result"),
     "b' alone, references from the first step": Way("result", Refresh(0)),
     "b' alone, references every 4th step": Way("result", Refresh(4)),
-    "b' alone, references from the middle too": Way("result", Refresh(shares=(0.5,))),
     "whole grid, references from the first step": Way("grid", Refresh(0)),
     "whole grid, references every 2nd step": Way("grid", Refresh(2)),
 }

@@ -313,6 +313,7 @@ def for_standins(
         "VAELoader": {"vae_name": names["vae"]},
         "LoRWeBBasisLoader": {"basis_name": names["lorweb"]},
         "LoRWeBExtendedAttention": {"megapixels": megapixels},
+        "LoRWeBFitMixture": {"megapixels": megapixels},
         "KSampler": {"steps": steps},
     }
     for node in graph.values():
@@ -321,7 +322,7 @@ def for_standins(
             node["class_type"] = "CLIPLoader"
             node["inputs"] = {"clip_name": names["text_encoders"], "type": "stable_diffusion"}
         node["inputs"].pop("clip_vision", None)
-        if node["class_type"] == "LoRWeBAnalogyEncoder":
+        if node["class_type"] in ("LoRWeBAnalogyEncoder", "LoRWeBExtendedAttention"):
             for image, file in pictures.items():
                 loader, _ = node["inputs"][image]
                 graph[loader]["inputs"]["image"] = file

@@ -56,10 +56,9 @@ class FitCallbacks(Callbacks):
     def on_step(self, step: FitStep, steps: int) -> None:
         self._kept.steps.append(step)
         self._bar.update_absolute(step.number)
-        state = self._kept.state
         say(
-            f"step {step.number} of {steps}: loss {step.loss:.4f}\n"
-            f"kept apart: {self._kept.begin:.4f} at the start, {state.lowest:.4f} at best"
+            f"step {step.number} of {steps}: loss {step.loss:.4f}\n{self._apart(self._kept.state.lowest)}",
+            logging.DEBUG,
         )
 
     def on_stop(self, best: Mixture, done: int) -> None:
@@ -74,6 +73,10 @@ class FitCallbacks(Callbacks):
 
     def on_end(self, lowest: float) -> None:
         self.lowest = lowest
+        say(f"{self._kept.state.done} steps\n{self._apart(lowest)}")
+
+    def _apart(self, lowest: float) -> str:
+        return f"kept apart: {self._kept.begin:.4f} at the start, {lowest:.4f} at best"
 
     def on_not_finite(self, error: LoRWebError) -> None:
         say(f"{error} The best point so far is kept.", logging.WARNING)

@@ -17,7 +17,7 @@ def load(name: str) -> tuple[dict, dict]:
 
 
 def test_every_workflow_has_an_api_form_and_a_thumbnail():
-    assert NAMES == ["best_of_seeds", "edit_strip", "export_lora", "train_basis", "visual_analogy"]
+    assert NAMES == ["best_of_seeds", "edit_strip", "export_lora", "fit_example", "train_basis", "visual_analogy"]
     for folder, suffix in ((WORKFLOWS / "api", "json"), (WORKFLOWS, "jpg")):
         assert sorted(path.stem for path in folder.glob(f"*.{suffix}")) == NAMES
 

@@ -181,10 +181,11 @@ def test_the_bar_has_the_previews_and_the_node_its_losses(host, load_flux, mixtu
         (value, 3, "JPEG", 1024) for value in (2, 3)
     ]
     assert previews[-1][3].size == (strip.shape[2], strip.shape[1])
-    losses = json.loads(report)["loss"]
-    assert [text.split("\n")[0] for _, text in said] == [
-        f"step {number} of 3: loss {loss:.4f}" for number, loss in enumerate(losses, 1)
-    ]
+    report = json.loads(report)
+    told = [f"step {number} of 3: loss {loss:.4f}" for number, loss in enumerate(report["loss"], 1)]
+    assert [text.split("\n")[0] for _, text in said] == [*told, "3 steps"]
+    begin, best = (report["kept_apart"][when] for when in ("at_the_start", "at_best"))
+    assert said[-1][1].split("\n")[1] == f"kept apart: {begin:.4f} at the start, {best:.4f} at best"
     assert {node for node, _ in said} == {"12"}
 
 
@@ -421,7 +422,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(host, load_flux, mi
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 10_000_000))
     model = load_flux()
     model.load_device = torch.device("cuda")
-    with pytest.raises(host.core.LoRWebError, match=r"needs about 0.2 GB .*cuda has 0.0 GB. Less is needed with"):
+    with pytest.raises(host.core.LoRWebError, match=r"needs about 0.1 GB .*cuda has 0.0 GB. Less is needed with"):
         fit(model, mixture=mixture, megapixels=1.0)
 
 

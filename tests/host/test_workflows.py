@@ -1,11 +1,13 @@
-"""The bundled workflows that walk the space of LoRAs, and the one that trains a basis, in a running ComfyUI."""
+"""The bundled workflows that walk the space of LoRAs, and those that train and fit, in a running ComfyUI."""
 
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import standins
 import torch
 from environment import ROOT
@@ -147,3 +149,35 @@ def test_a_basis_is_trained_and_what_came_of_it_is_shown(server):
     # The Basis Loader has it to choose.
     listed = server.get("/object_info/LoRWeBBasisLoader").decode()
     assert json.dumps(str(Path("my_basis", "my_basis.safetensors"))) in listed
+
+
+def test_an_example_is_fitted_once_cancelled_or_not_and_edits_many_pictures(server):
+    from comfy_server import PromptError
+
+    graph = standins.for_standins(API / "fit_example.json", megapixels=0.05, steps=2)
+    key, inputs = one(graph, "LoRWeBFitMixture")
+    inputs |= {"steps": 12, "noises": 1, "rate": 0.3}
+    reached, cached = [], []
+
+    def interrupt(kind: str, data: dict) -> None:
+        # Before it fits, it encodes its views with a bar of its own.
+        if kind == "progress" and data["node"] == key and data["max"] == 12 and data["value"] > 1 and not reached:
+            reached.append(data["value"])
+            server.interrupt()
+
+    with pytest.raises(PromptError, match='"node_type": "LoRWeBFitMixture"'):
+        server.run(graph, on_event=interrupt)
+    (first,) = server.run(graph)
+    assert re.search(r"Fit Mixture: goes on after step (\d+)\.", server.log.read_text("utf-8", "replace"))
+    assert (server.base / "models" / "lorweb_mixtures" / "my_fitted_edit.safetensors").is_file()
+    (strip,) = first[key]
+    assert read(strip).shape[1] > 3 * read(strip).shape[0] * 0.8  # three pictures and their captions
+    assert read(strip).std() > 10
+
+    graph[one(graph, "LoRWeBAnalogyResult")[1]["b"][0]]["inputs"]["image"] = "a.png"
+    (second,) = server.run(
+        graph, on_event=lambda kind, data: cached.append(data["nodes"]) if kind == "execution_cached" else None
+    )
+    assert key in cached[0]
+    result, _ = one(graph, "SaveImage")
+    assert (read(first[result][0]) - read(second[result][0])).abs().mean() > 1
