@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from .config import BasisConfig
 from .errors import LoRWebError, named, shown
 from .files.atomic import replacing
 from .files.safetensors_writer import TensorSpec, write_tensors
+from .threads import one_thread
 
 Sources = Mapping[str, Sequence[BasisLayer]]
 
@@ -69,24 +69,10 @@ def write_basis(
         if config_path.exists():
             # What keeps the config from being replaced must be known before the tensors are.
             config_path.open("r+b").close()
-        with _one_thread():
+        # Tensors are only copied there, which more threads hardly speed up.
+        with one_thread():
             write_tensors(path, entries, tensors, {"format": "pt", **_MARK, **metadata}, progress)
     return load_basis(path)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread within.
-
-    Tensors are only copied there, which more threads hardly speed up, and theirs wait for the one that writes by
-    spinning: on two busy cores all takes four times as long.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _geometry(layers: Sequence[BasisLayer]) -> tuple:

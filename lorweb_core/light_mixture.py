@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -21,6 +20,7 @@ from .checkpoint import BasisLayer
 from .errors import LoRWebError, shown
 from .low_rank import Factors, Roots, decompose_core, gram_root
 from .mixture import Mixture
+from .threads import one_thread
 
 ERROR = 0.01
 """Share of a layer's change that may be left out where nothing else is asked for."""
@@ -150,7 +150,7 @@ def _in_parallel(
     work: Callable[[_Item], _Made], items: Sequence[_Item], progress: Progress | None = None
 ) -> Iterator[_Made]:
     """Do the work on each item, several at a time, and give the results in their order."""
-    with _one_thread_each(), ThreadPoolExecutor() as pool:
+    with one_thread(), ThreadPoolExecutor() as pool:
         try:
             for done, made in enumerate(pool.map(work, items), 1):
                 yield made
@@ -158,14 +158,3 @@ def _in_parallel(
                     progress(done, len(items))
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let torch compute in the thread that asks: several for one small matrix would wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
