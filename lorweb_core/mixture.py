@@ -32,6 +32,11 @@ class Mixture:
     """
     thumbnails: tuple[Thumbnails, ...] = ()
     """Small pictures of the analogies that it was made of, to look at."""
+    origin: Mixture | None = None
+    """Mixture of no edit, from which this one's edit counts: that of (a, a, b). It is of as many analogies, or of one.
+
+    None where nothing knows it, as in files of older versions.
+    """
 
     def __repr__(self) -> str:
         # Hosts write out inputs where a node fails: never hundreds of tensors.
@@ -56,13 +61,27 @@ class Mixture:
         changed.check_values()
         return changed
 
+    @property
+    def origin_table(self) -> Tensor:
+        """Return the coefficients of no edit, in the form of `table`. Raises LoRWebError if nothing knows them."""
+        if self.origin is None:
+            raise LoRWebError(
+                "A mixture has no origin, the mixture of no edit: it was saved by an older version, or not made from "
+                "pictures. Make it anew with the Analogy Encoder, or set origin to zero."
+            )
+        table, own = replace(self.origin, basis=self.basis).table, self.table
+        return table if table.ndim == own.ndim else table[:, None].expand_as(own)
+
     def split(self) -> list[Mixture]:
         """Split a batch into the mixtures of its analogies; one of a single analogy is given back as itself."""
         if self.coefficients and next(iter(self.coefficients.values())).ndim == 1:
             return [self]
         shown = self.thumbnails if len(self.thumbnails) == self.analogies else ()
+        origins = self.origin.split() if self.origin else [None]
+        origins *= self.analogies // len(origins)
         return [
-            replace(self.with_table(table), thumbnails=shown[i : i + 1]) for i, table in enumerate(self.table.unbind(1))
+            replace(self.with_table(table), thumbnails=shown[i : i + 1], origin=origin)
+            for i, (table, origin) in enumerate(zip(self.table.unbind(1), origins, strict=True))
         ]
 
     @property
@@ -85,6 +104,8 @@ class Mixture:
 
         file: what the error names; None for the basis's.
         """
+        if self.origin:
+            self.origin.check_values(f"{file or named(self.basis.name)}, its origin")
         if not self.coefficients or (self.table.abs() <= LARGEST).all():
             return
         for layer, coefficients in self.coefficients.items():

@@ -40,6 +40,8 @@ class QueryMode:
     views: tuple[View, ...]
     combine: Callable[..., Tensor] = _in_turn
     states: tuple[int, ...] = ()
+    difference: bool = False
+    """Whether the query of no edit, that of (a, a, b), is zeros whatever the pictures are."""
 
     def width(self, encoder: EncoderSpec) -> int | None:
         """Return Q, the length of one query with this encoder; None if it cannot serve this mode.
@@ -53,7 +55,7 @@ class QueryMode:
 
 QUERY_MODES = {
     "cat-aa'b": QueryMode(APART),
-    "ca'-ca": QueryMode(APART[:2], lambda a, a_prime: a_prime - a),
+    "ca'-ca": QueryMode(APART[:2], lambda a, a_prime: a_prime - a, difference=True),
     "ca'-ca+cb": QueryMode(APART, lambda a, a_prime, b: a_prime - a + b),
     "aa'bb'": QueryMode((WHOLE_GRID,)),
     "caa'bb'": QueryMode((WHOLE_GRID,)),

@@ -19,6 +19,10 @@ class Triplet(NamedTuple):
     pairs: list[tuple[Tensor, Tensor]]
     b: Tensor
 
+    def without_edit(self) -> Triplet:
+        """Make the analogy whose pairs show no edit, (a, a): a query of it is the origin of this one's."""
+        return Triplet([(a, a) for a, _ in self.pairs], self.b)
+
 
 def triplets(a: Tensor, a_prime: Tensor, b: Tensor) -> list[Triplet]:
     """Match up images or batches of them, (H, W, C) or (n, H, W, C): one Triplet per b.

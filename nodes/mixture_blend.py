@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
-from ..lorweb_core.space.blend import SPACES, blend, sweep
+from ..lorweb_core.space.blend import ORIGINS, SPACES, blend, sweep
 from .host import shared_inputs, sockets
 from .host.checked_node import CheckedNode
 
@@ -50,6 +50,7 @@ class MixtureBlend(CheckedNode):
                     max=64,
                     tooltip="How many mixtures the sweep has, from mixture_1 alone to the blend.",
                 ),
+                shared_inputs.origin("weights count"),
             ],
             outputs=[
                 sockets.Mixture.Output("mixture", tooltip="The blend, for Mixed LoRA Apply."),
@@ -62,8 +63,10 @@ class MixtureBlend(CheckedNode):
         )
 
     @classmethod
-    def execute(cls, space: str = "coefficients", steps: int = 5, **slots: Mixture | float) -> io.NodeOutput:
+    def execute(
+        cls, space: str = "coefficients", steps: int = 5, origin: str = ORIGINS[0], **slots: Mixture | float
+    ) -> io.NodeOutput:
         given = [slot for slot in SLOTS if slots.get(f"mixture_{slot}") is not None]
         mixtures = [slots[f"mixture_{slot}"] for slot in given]
         weights = [slots[f"weight_{slot}"] for slot in given]
-        return io.NodeOutput(blend(mixtures, weights, space), sweep(mixtures, weights, steps, space))
+        return io.NodeOutput(blend(mixtures, weights, space, origin), sweep(mixtures, weights, steps, space, origin))

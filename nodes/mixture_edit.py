@@ -59,6 +59,7 @@ class MixtureEdit(CheckedNode):
                     tooltip="How much of it: 1 leaves it as it is.",
                 ),
                 *shared_inputs.layers("change"),
+                shared_inputs.origin("scale counts"),
             ],
             outputs=[sockets.Mixture.Output("mixture", tooltip="The changed mixture, for Mixed LoRA Apply.")],
         )

@@ -77,6 +77,12 @@ def _fit(arguments: argparse.Namespace) -> None:
     run()
 
 
+def _origin(arguments: argparse.Namespace) -> None:
+    from small_world.origin_study import measure
+
+    measure()
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from small_world.study_report import write_report
 
@@ -94,6 +100,7 @@ COMMANDS = {
     "pipeline": Command("write the base and the autoencoder as a pipeline of diffusers", _pipeline),
     "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
     "fit": Command("fit mixtures to examples, and measure them (an hour; continues where it stopped)", _fit),
+    "origin": Command("measure sums of two edits, and strengths, from the origin and from zero", _origin),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
 }
 

@@ -24,7 +24,6 @@ from lorweb_core.fitting.attached import AttachedBasis
 from lorweb_core.fitting.examples import draw, encode_examples, joined, read_pairs
 from lorweb_core.fitting.fit import fit_mixture
 from lorweb_core.fitting.settings import FitSettings
-from lorweb_core.training import samples
 from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.objective import denoising_loss
 from lorweb_core.training.trainable_basis import TrainableBasis
@@ -33,7 +32,7 @@ from small_world.models import image_encoder, stored
 from small_world.models.autoencoder import TinyAutoencoder
 from small_world.models.flux import instruction
 from small_world.world import edits, splits
-from small_world.world.drawn_analogies import STEPS, Analogies, draw_analogies, queries
+from small_world.world.drawn_analogies import Analogies, draw_analogies, queries, sample
 from small_world.world.drawn_grids import draw_pairs, floats
 from small_world.world.scenes import SIDE
 
@@ -146,7 +145,7 @@ class FitStudy:
             tables.append(mixture.table)
         with torch.no_grad(), self.attached.attached():
             self.attached.mix(torch.stack(tables, 1))
-            return self._sample(question.analogies, torch.arange(EACH), seed)
+            return sample(question.analogies, torch.arange(EACH), self.benchmark.base, seed)
 
     def _lora(self, way: Way, question: Question, seed: int) -> Tensor:
         settings = replace(SETTINGS, seed=seed)
@@ -154,7 +153,7 @@ class FitStudy:
         for index, pairs in enumerate(question.pairs):
             examples = encode_examples(read_pairs(pairs[:1]), self.encoders, settings).fitted
             with self._fitted_lora(examples, way, settings):
-                made.append(self._sample(question.analogies, torch.tensor([index]), seed))
+                made.append(sample(question.analogies, torch.tensor([index]), self.benchmark.base, seed))
         return torch.cat(made)
 
     @contextmanager
@@ -180,12 +179,6 @@ class FitStudy:
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _sample(self, analogies: Analogies, which: Tensor, seed: int) -> Tensor:
-        """Sample whole grids, as the basis was trained, and cut out b', (n, 3, SIDE, SIDE)."""
-        batch = analogies.batch(which, torch.zeros(len(analogies.edits), 1))
-        made = samples.result_of(samples.denoise(self.benchmark.base, batch, STEPS, seed), batch)
-        return made.movedim(-1, 1).clamp(0, 1)
 
 
 def _edits(split: str) -> tuple[list[edits.Edit], int]:

@@ -19,6 +19,7 @@ from ..basis import LoRABasis
 from ..errors import LoRWebError, named
 from ..mixture import Mixture
 from ..pictures.thumbnails import make_thumbnails
+from ..query import QUERY_MODES
 from ..space.fingerprint import fingerprint
 from ..training.data.batch import Batch
 from ..training.data.encoding import Encoders
@@ -137,7 +138,8 @@ def checked_start(basis: LoRABasis, start: Mixture | None) -> Mixture:
             "could be fitted. Give a basis that is routed by images."
         )
     if start is None:
-        return basis.route(torch.zeros(basis.query_width))
+        start = basis.route(torch.zeros(basis.query_width))
+        return replace(start, origin=start) if QUERY_MODES[basis.config.query_mode].difference else start
     if start.basis is not basis and fingerprint(start.basis) != fingerprint(basis):
         raise LoRWebError(
             f"The mixture is of another basis, {named(start.basis.name)}, than {named(basis.name)}, which is to be "
@@ -147,7 +149,8 @@ def checked_start(basis: LoRABasis, start: Mixture | None) -> Mixture:
         raise LoRWebError(
             f"The mixture is of {start.analogies} analogies; a fit begins at one. Make it with one b, or give none."
         )
-    return replace(start.with_table(start.table.flatten(1)), basis=basis)
+    (one,) = start.split()
+    return replace(one, basis=basis, origin=one.origin and replace(one.origin, basis=basis))
 
 
 class Fit:

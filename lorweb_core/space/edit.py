@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import layer_names
 from ..errors import LoRWebError, shown
 from ..mixture import Mixture
+from .blend import check_origin
 from .logits import to_logits, to_scores
 
 MOST_PARTS = 10_000
@@ -36,6 +37,8 @@ class Edit:
     """Whether those kept are scaled to the mass that there was before mute, solo, top_k and top_p."""
     scale: float = 1.0
     """Factor of all coefficients, at last."""
+    origin: str = "zero"
+    """Point that `scale` counts from, one of ORIGINS: 'no edit' gives o + scale (m − o) of the mixture's origin o."""
 
     blocks: str = "all"
     """Layers that are changed: see `layer_names.select`. The others stay as they are."""
@@ -46,7 +49,8 @@ class Edit:
 def edit(mixture: Mixture, change: Edit) -> Mixture:
     """Make one change to a mixture. Changes compose: each works on what the one before left.
 
-    Raises LoRWebError if the change is out of range, or leaves nothing by muting every LoRA.
+    Raises LoRWebError if the change is out of range, leaves nothing by muting every LoRA, or is to count from an origin
+    that the mixture lacks.
     """
     table = mixture.table
     n = table.shape[-1]
@@ -66,6 +70,8 @@ def edit(mixture: Mixture, change: Edit) -> Mixture:
         kept = kept * (_mass(c) / _mass(kept).where(_mass(kept) > 0, _mass(c).clamp(min=1)))
     changed = table.clone()
     changed[chosen] = kept * change.scale
+    if change.origin == "no edit":
+        changed[chosen] += (1 - change.scale) * mixture.origin_table[chosen]
     return mixture.with_table(changed)
 
 
@@ -110,6 +116,7 @@ def indices(text: str, n: int, name: str) -> list[int]:
 
 
 def _check(change: Edit, n: int) -> None:
+    check_origin(change.origin)
     if change.top_k is not None and not 1 <= change.top_k <= n:
         raise LoRWebError(f"top_k is {change.top_k}; expected a number from 1 to {n}, the LoRAs of this basis.")
     if not 0 < change.top_p <= 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from .fingerprint import fingerprint
 
 FORMAT = "lorweb mixture 1"
 _COEFFICIENTS = "coefficients."
+_ORIGIN = "origin."
 _MOST_THUMBNAILS = 1000
 
 
@@ -31,13 +32,13 @@ def is_mixture(metadata: Mapping[str, str]) -> bool:
 
 
 def save_mixture(mixture: Mixture, path: str | Path) -> None:
-    """Write a mixture, of one analogy or of a batch, as safetensors.
+    """Write a mixture, of one analogy or of a batch, and its origin, if it has one, as safetensors.
 
     Raises LoRWebError if its basis is activation-routed, or if the file cannot be written; an older file stays then.
     """
-    tensors = {
-        f"{_COEFFICIENTS}{layer}": c.clone() for layer, c in zip(mixture.basis.layers, mixture.table, strict=True)
-    }
+    tensors = _by_layer(_COEFFICIENTS, mixture, mixture.table)
+    if mixture.origin:
+        tensors |= _by_layer(_ORIGIN, mixture, mixture.origin_table)
     for index, triplet in enumerate(mixture.thumbnails[:_MOST_THUMBNAILS]):
         # Copies: a picture may be part of several analogies, and safetensors takes no tensor twice.
         tensors |= {f"thumbnail.{index}.{picture}": pixels.clone() for picture, pixels in triplet._asdict().items()}
@@ -50,6 +51,10 @@ def save_mixture(mixture: Mixture, path: str | Path) -> None:
     content = save(tensors, metadata)
     with replacing(Path(path), len(content)) as file:
         file.write(content)
+
+
+def _by_layer(prefix: str, mixture: Mixture, table: Tensor) -> dict[str, Tensor]:
+    return {f"{prefix}{layer}": c.clone() for layer, c in zip(mixture.basis.layers, table, strict=True)}
 
 
 def load_mixture(path: str | Path, basis: LoRABasis) -> Mixture:
@@ -67,11 +72,25 @@ def load_mixture(path: str | Path, basis: LoRABasis) -> Mixture:
             f"{named(metadata['fingerprint'][:12])}, and given is {named(basis.name)} with {fingerprint(basis)[:12]}. "
             "Coefficients mean nothing to another basis: load the one that it was made with."
         )
-    coefficients = _coefficients(file, tensors, basis)
-    thumbnails = _thumbnails(file, {name: t for name, t in tensors.items() if not name.startswith(_COEFFICIENTS)})
-    mixture = Mixture(basis, coefficients, thumbnails)
+    held = {prefix: _without(prefix, tensors) for prefix in (_COEFFICIENTS, _ORIGIN)}
+    others = {name: t for name, t in tensors.items() if not name.startswith(tuple(held))}
+    mixture = Mixture(basis, _coefficients(file, held[_COEFFICIENTS], basis), _thumbnails(file, others))
+    # Files of older versions have none.
+    if held[_ORIGIN]:
+        origin = Mixture(basis, _coefficients(f"{file}, its origin", held[_ORIGIN], basis))
+        if origin.table.shape != mixture.table.shape:
+            raise LoRWebError(
+                f"{file} is of {mixture.analogies} analogies and its origin of {origin.analogies}. The file is "
+                "damaged: save the mixture again."
+            )
+        mixture = replace(mixture, origin=origin)
     mixture.check_values(file)
     return mixture
+
+
+def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Find the tensors whose names begin so, by the rest of the name."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -90,12 +109,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _coefficients(file: str, tensors: Mapping[str, Tensor], basis: LoRABasis) -> dict[str, Tensor]:
+def _coefficients(file: str, found: Mapping[str, Tensor], basis: LoRABasis) -> dict[str, Tensor]:
     """Find the coefficients of every layer, in the basis's order: all (N,), or all (n, N).
 
     Raises LoRWebError if they are not.
     """
-    found = {name.removeprefix(_COEFFICIENTS): t for name, t in tensors.items() if name.startswith(_COEFFICIENTS)}
     for layers, what in (basis.layers.keys() - found.keys(), "lacks"), (found.keys() - basis.layers.keys(), "has"):
         if layers:
             raise LoRWebError(

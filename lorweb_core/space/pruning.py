@@ -102,7 +102,8 @@ def prune_basis(
 def carry_over(mixture: Mixture, kept: Sequence[int], smaller: LoRABasis) -> Mixture:
     """Carry a mixture over to the pruned basis: of the LoRAs kept, the coefficients as they were."""
     coefficients = {name: mixture.coefficients[name][..., list(kept)] for name in smaller.layers}
-    return replace(mixture, basis=smaller, coefficients=coefficients)
+    origin = mixture.origin and carry_over(mixture.origin, kept, smaller)
+    return replace(mixture, basis=smaller, coefficients=coefficients, origin=origin)
 
 
 def _parts_left(parts: tuple[int, ...] | None, kept: Sequence[int]) -> tuple[int, ...] | None:

@@ -14,6 +14,7 @@ from ...lorweb_core.layer_names import KINDS, STREAMS
 from ...lorweb_core.layout import LAYOUTS
 from ...lorweb_core.layout import SAMPLED as LAYOUT_SAMPLED
 from ...lorweb_core.pictures.canvas import THEMES
+from ...lorweb_core.space.blend import ORIGINS
 from . import sockets
 
 Chosen = TypeVar("Chosen")
@@ -128,6 +129,17 @@ def layers(verb: str) -> list[io.Input]:
             optional=True,
         ),
     ]
+
+
+def origin(counts: str) -> io.Input:
+    """Offer the points of the space that weights count from; counts: what does, 'weights count'."""
+    return choice(
+        "origin",
+        ORIGINS,
+        f"Where {counts} from. zero: coefficients, or logits, of 0. no edit: the mixture for a, a and b, which leaves "
+        "b as it is, so that edits add up and have a strength. Mixtures in files of older versions do not have it.",
+        optional=True,
+    )
 
 
 def theme() -> io.Input:

@@ -69,10 +69,22 @@ def queries(analogies: Analogies, mode: str, encoder: VisionEncoder) -> Tensor:
     """Encode the queries of all analogies, (n, k, E)."""
     made = []
     for examples, tasks in zip(analogies.examples.split(BATCH), analogies.tasks.split(BATCH), strict=True):
-        pairs, others = (floats(pictures).movedim(2, -1) for pictures in (examples, tasks))
-        triplets = [Triplet([(a, a_prime)], b) for (a, a_prime), (b, _) in zip(pairs, others, strict=True)]
-        made.append(encode_queries(encoder, triplets, mode))
+        made.append(encode_queries(encoder, triplets(examples, tasks), mode))
     return torch.cat(made)
+
+
+def triplets(examples: Tensor, tasks: Tensor) -> list[Triplet]:
+    """Take n pairs (a, a') and the b of n pairs (b, b'), both as `draw_pairs` gives them, as the encoder takes them."""
+    pairs, others = (floats(pictures).movedim(2, -1) for pictures in (examples, tasks))
+    return [Triplet([(a, a_prime)], b) for (a, a_prime), (b, _) in zip(pairs, others, strict=True)]
+
+
+@torch.no_grad()
+def sample(analogies: Analogies, which: Tensor, base: FluxBase, seed: int) -> Tensor:
+    """Sample whole grids with what is attached to the base, and cut out b', (n, 3, SIDE, SIDE)."""
+    batch = analogies.batch(which, torch.zeros(len(analogies.edits), 1))
+    made = samples.result_of(samples.denoise(base, batch, STEPS, seed), batch)
+    return made.movedim(-1, 1).clamp(0, 1)
 
 
 class AnalogySource:

@@ -290,6 +290,8 @@ def test_a_pruned_basis_keeps_what_its_mixtures_do(folder, softmax):
             expected = dense_delta(basis, layer, c, kept)
             torch.testing.assert_close(carried.delta(layer).double(), expected, rtol=1e-5, atol=1e-6)
     assert carry_over(mixtures[1], kept, smaller).analogies == 2
+    origin = carry_over(replace(mixtures[0], origin=mixtures[1]), kept, smaller).origin
+    assert torch.equal(origin.table, mixtures[1].table[..., kept])
     query = torch.randn(12)
     for layer, new in smaller.route(query).coefficients.items():
         old = basis.route(query).coefficients[layer][kept]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lorweb_core import LoRWebError, Mixture, load_basis
 from lorweb_core.space.blend import SPACES, blend, sweep
+from lorweb_core.space.edit import Edit, edit
 
 
 @pytest.fixture(params=[True, False], ids=["softmax", "tanh"])
@@ -149,6 +150,95 @@ def test_other_bad_input_is_said(mixtures, basis):
         blend([impossible, mixtures[0]], [0.5, 0.5], "logits")
     with pytest.raises(LoRWebError, match="NaN or infinity"):
         blend(mixtures, [3e38, 3e38, 3e38])
+
+
+@pytest.fixture
+def from_origins(basis, mixtures):
+    """The same mixtures, each with an origin of its own."""
+    generator = torch.Generator().manual_seed(7)
+    return [replace(mixture, origin=basis.route(torch.randn(12, generator=generator))) for mixture in mixtures]
+
+
+def test_from_their_origin_edits_add_up(from_origins, basis):
+    origin = from_origins[0].origin
+    one, other = (replace(mixture, origin=origin) for mixture in from_origins[:2])
+    both = blend([one, other], [1.0, 1.0], origin="no edit")
+    twice_without = blend([one, other], [2.0, -1.5], origin="no edit")
+    for layer in basis.layers:
+        o, x, y = (mixture.delta(layer).double() for mixture in (origin, one, other))
+        torch.testing.assert_close(both.delta(layer).double(), o + (x - o) + (y - o), atol=1e-6, rtol=1e-5)
+        expected = o + 2 * (x - o) - 1.5 * (y - o)
+        torch.testing.assert_close(twice_without.delta(layer).double(), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(both.origin.delta(layer), origin.delta(layer))
+
+
+def test_of_several_origins_each_counts_as_its_weight(from_origins, basis):
+    blended = blend(from_origins, [2.0, -0.5, 0.0], origin="no edit")
+    for layer in basis.layers:
+        x, y = (mixture.delta(layer).double() for mixture in from_origins[:2])
+        o, p = (mixture.origin.delta(layer).double() for mixture in from_origins[:2])
+        origin = (2 * o + 0.5 * p) / 2.5
+        torch.testing.assert_close(blended.origin.delta(layer).double(), origin, atol=1e-6, rtol=1e-5)
+        expected = 2 * x - 0.5 * y + (1 - 2 + 0.5) * origin
+        torch.testing.assert_close(blended.delta(layer).double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_from_an_origin_logits_are_those_of_the_queries(basis):
+    """Logits are linear in the query: o + Σ w (m − o) of them is the same of the queries."""
+    none, one, other = torch.randn(3, 12, generator=torch.Generator().manual_seed(8))
+    mixtures = [replace(basis.route(query), origin=basis.route(none)) for query in (one, other)]
+    blended = blend(mixtures, [1.2, -0.7], "logits", "no edit")
+    expected = basis.route(none + 1.2 * (one - none) - 0.7 * (other - none))
+    torch.testing.assert_close(blended.table, expected.table, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(blended.origin.table, basis.route(none).table, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("given", [(1.0, 0.0, 0.0), (0.25, 0.75, 0.0), (1.5, -1.0, 0.5)])
+def test_where_weights_add_up_to_1_the_origin_changes_nothing(from_origins, space, given):
+    from_zero, from_no_edit = (blend(from_origins, given, space, origin).table for origin in ("zero", "no edit"))
+    assert torch.equal(from_zero, from_no_edit)
+
+
+def test_without_any_weight_the_blend_is_the_origin(from_origins):
+    blended = blend(from_origins, [0.0, 0.0, 0.0], origin="no edit")
+    expected = torch.stack([mixture.origin.table for mixture in from_origins]).mean(0)
+    torch.testing.assert_close(blended.table, expected)
+    assert not blend(from_origins, [0.0, 0.0, 0.0]).table.any()
+
+
+def test_a_sweep_from_the_origin_is_a_line_of_strengths(from_origins):
+    mixture = from_origins[0]
+    nothing = edit(mixture, Edit(scale=0.0, origin="no edit"))
+    for step, point in enumerate(sweep([nothing, mixture], [0.0, 2.0], 5, origin="no edit")):
+        strength = step / 2
+        expected = mixture.origin.table + strength * (mixture.table - mixture.origin.table)
+        torch.testing.assert_close(point.table, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_blends_of_blends_from_one_origin_are_blends(from_origins):
+    x, y, z = (replace(mixture, origin=from_origins[0].origin) for mixture in from_origins)
+    chained = blend([blend([x, y], [1.0, 0.6], origin="no edit"), z], [-0.5, 2.0], origin="no edit")
+    at_once = blend([x, y, z], [-0.5, -0.3, 2.0], origin="no edit")
+    torch.testing.assert_close(chained.table, at_once.table, atol=1e-6, rtol=1e-5)
+
+
+def test_each_of_a_batch_has_its_origin(basis, from_origins):
+    batch = replace(basis.route(torch.randn(2, 1, 12)), origin=basis.route(torch.randn(2, 1, 12)))
+    blended = blend([from_origins[0], batch], [1.0, 1.0], origin="no edit")
+    for one, part in zip(blended.split(), batch.split()):
+        expected = blend([from_origins[0], part], [1.0, 1.0], origin="no edit")
+        torch.testing.assert_close(one.table, expected.table)
+        torch.testing.assert_close(one.origin.table, expected.origin.table)
+
+
+def test_a_mixture_without_an_origin_is_refused_where_weights_count_from_it(mixtures, from_origins):
+    with pytest.raises(LoRWebError, match="no origin.*Make it anew with the Analogy Encoder, or set origin to zero"):
+        blend([from_origins[0], mixtures[1]], [1.0, 1.0], origin="no edit")
+    assert blend([from_origins[0], mixtures[1]], [1.0, 1.0]).origin is None
+    assert blend([from_origins[0], mixtures[1]], [2.0, 0.0], origin="no edit").origin is not None
+    with pytest.raises(LoRWebError, match="origin is 'nowhere'; expected one of: zero, no edit"):
+        blend(mixtures, [1.0, 1.0, 1.0], origin="nowhere")
 
 
 @given(weights=st.lists(st.floats(-3, 3), min_size=4, max_size=4), seed=st.integers(0, 1000))

@@ -5,6 +5,7 @@ import torch
 
 from lorweb_core import LoRWebError, VisionEncoder, encode_query, load_basis
 from lorweb_core.demonstrations import DEMONSTRATIONS, mix
+from lorweb_core.query import QUERY_MODES
 from lorweb_core.triplet import triplets
 
 
@@ -64,6 +65,33 @@ def test_every_b_of_a_batch_gets_its_own_mixture(weights, save, encoder, demonst
         for layer, coefficients in mixture.coefficients.items():
             assert coefficients.shape == (4, 4)
             torch.testing.assert_close(coefficients[i], alone.coefficients[layer])
+
+
+@pytest.mark.parametrize("demonstrations", DEMONSTRATIONS)
+def test_the_origin_is_the_mixture_of_the_pair_a_a(weights, save, encoder, demonstrations):
+    basis, a, a_prime, b = load_basis(save(weights)), images(2), images(2), images(2)
+    mixture = mix(basis, encoder, triplets(a, a_prime, b), demonstrations)
+    assert encoder.passes == [6]
+    for i, one in enumerate(mixture.split()):
+        expected = basis.route(encode_query(encoder, a[i], a[i], b[i], "cat-aa'b"))
+        assert torch.equal(one.table, mixture.table[:, i])
+        torch.testing.assert_close(one.origin.table, expected.table)
+
+
+@pytest.mark.parametrize("demonstrations", DEMONSTRATIONS)
+def test_the_origin_of_several_pairs_is_averaged_as_they_are(weights, save, encoder, demonstrations):
+    basis, a, a_prime, b = load_basis(save(weights)), images(3), images(3), images(1)
+    origin = mix(basis, encoder, triplets(a, a_prime, b), demonstrations).origin
+    assert encoder.passes == [7]
+    expected = mix(basis, encoder, triplets(a, a, b), demonstrations)
+    torch.testing.assert_close(origin.table, expected.table)
+
+
+@pytest.mark.parametrize("mode", [mode for mode, how in QUERY_MODES.items() if not how.states])
+def test_every_mode_knows_whether_its_origin_is_of_a_query_of_zeros(encoder, mode):
+    a, b = images(2)
+    zeros = not encode_query(encoder, a, a, b, mode).any()
+    assert zeros == QUERY_MODES[mode].difference
 
 
 def test_another_way_is_refused(weights, save, encoder):

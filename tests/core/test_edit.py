@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -89,6 +91,36 @@ def test_only_the_layers_chosen_change(mixture, basis):
         torch.testing.assert_close(changed.delta(layer), factor * mixture.delta(layer))
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1.7, -0.5])
+def test_scale_counts_from_the_origin_where_it_is_to(mixture, basis, scale):
+    origin = basis.route(torch.randn(12, generator=torch.Generator().manual_seed(4)))
+    known = replace(mixture, origin=origin)
+    changed = edit(known, Edit(scale=scale, blocks="double", origin="no edit"))
+    assert changed.origin is origin
+    for layer in basis.layers:
+        o, m = origin.delta(layer).double(), mixture.delta(layer).double()
+        expected = o + scale * (m - o) if ".transformer_blocks" in layer else m
+        torch.testing.assert_close(changed.delta(layer).double(), expected, atol=1e-6, rtol=1e-5)
+    if scale == 1:
+        assert torch.equal(changed.table, mixture.table)
+
+
+def test_each_of_a_batch_scales_from_its_origin(basis):
+    batch = replace(basis.route(torch.randn(3, 1, 12)), origin=basis.route(torch.randn(3, 1, 12)))
+    change = Edit(scale=0.4, origin="no edit")
+    for one, part in zip(edit(batch, change).split(), batch.split(), strict=True):
+        torch.testing.assert_close(one.table, edit(part, change).table)
+    shared = replace(batch, origin=batch.origin.split()[0])
+    expected = 0.4 * batch.table + 0.6 * shared.origin.table[:, None]
+    torch.testing.assert_close(edit(shared, change).table, expected)
+    assert [part.origin for part in shared.split()] == [shared.origin] * 3
+
+
+def test_without_an_origin_there_is_nothing_to_scale_from(mixture):
+    with pytest.raises(LoRWebError, match="no origin"):
+        edit(mixture, Edit(scale=0.5, origin="no edit"))
+
+
 def test_steps_go_in_the_order_documented(mixture):
     """All at once is the same as one after the other, but that renormalizing looks back before mute and top_k."""
     at_once = edit(mixture, Edit(temperature=2.0, mute="1", top_k=2, scale=3.0))
@@ -129,6 +161,7 @@ def test_a_layer_without_anything_left_is_left_at_zero(mixture):
         ({"solo": "2-1"}, "solo has '2-1'"),
         ({"solo": "one"}, "solo has 'one'"),
         ({"kind": "conv"}, "kind is 'conv'"),
+        ({"origin": "nowhere"}, "origin is 'nowhere'; expected one of: zero, no edit"),
     ],
 )
 def test_bad_input_is_said(mixture, change, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from lorweb_core.fitting.attached import AttachedBasis
 from lorweb_core.fitting.augmentation import AS_IT_IS, View
 from lorweb_core.fitting.coefficients import FITTED
 from lorweb_core.fitting.examples import choose_tasks, choose_views, encode_examples, read_pairs
-from lorweb_core.fitting.fit import APART, Callbacks, fit_mixture
+from lorweb_core.fitting.fit import APART, Callbacks, checked_start, fit_mixture
 from lorweb_core.fitting.settings import FitSettings
 from lorweb_core.fitting.state import FitState
 from lorweb_core.runtime import LayerSlice
@@ -127,6 +128,21 @@ def test_a_step_is_adams_on_the_flow_matching_loss_of_the_coefficients(together)
     expected = start.table - 0.01 * gradient / (gradient.abs() + 1e-8)
     assert apart_loss(base, basis, expected, 50) < apart_loss(base, basis, start.table, 50)
     torch.testing.assert_close(found.table, expected, rtol=0, atol=2e-6)
+
+
+def test_a_fit_keeps_the_origin_of_its_start():
+    basis = as_loaded(tiny_basis(TinyBase()))
+    start, origin = (basis.route(torch.randn(1, PARTS, EMBEDDING, generator=generator(seed))) for seed in (5, 6))
+    found = fit_mixture(TinyBase(), TinyEncoders(), basis, replace(start, origin=origin), [a_pair()], plain(steps=2))
+    assert not torch.equal(found.table, start.table)
+    assert torch.equal(found.origin.table, origin.table)
+
+
+@pytest.mark.parametrize(("mode", "known"), [("ca'-ca", True), ("cat-aa'b", False), ("ca'-ca+cb", False)])
+def test_a_query_of_zeros_is_the_origin_where_the_mode_is_a_difference(mode, known):
+    start = checked_start(as_loaded(tiny_basis(TinyBase(), query_mode=mode)), None)
+    assert (start.origin is not None) == known
+    assert not known or torch.equal(start.origin.table, start.table)
 
 
 def test_the_pull_keeps_a_fit_near_its_start():

@@ -3,13 +3,14 @@ from __future__ import annotations
 import errno
 import io
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import standins
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lorweb_core import LoRWebError, Mixture, load_basis
 from lorweb_core.files import atomic
@@ -184,6 +185,41 @@ def test_mixtures_of_any_number_and_with_any_number_of_thumbnails_come_back(basi
     loaded = load_mixture(tmp_path / "m.safetensors", basis)
     assert torch.equal(loaded.table, mixture.table)
     assert len(loaded.thumbnails) == pictures
+
+
+@pytest.mark.parametrize("n", [None, 1, 3])
+def test_the_origin_comes_back(basis, tmp_path, n):
+    shape = (4,) if n is None else (n, 4)
+    mixture, origin = (Mixture(basis, {layer: torch.randn(shape) for layer in basis.layers}) for _ in range(2))
+    path = tmp_path / "m.safetensors"
+    save_mixture(replace(mixture, origin=origin), path)
+    loaded = load_mixture(path, basis)
+    assert torch.equal(loaded.table, mixture.table)
+    assert torch.equal(loaded.origin.table, origin.table)
+
+
+def test_a_file_without_an_origin_is_as_those_of_older_versions(mixture, basis, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_mixture(mixture, path)
+    assert {name.partition(".")[0] for name in load_file(path)} == {"coefficients", "thumbnail"}
+    assert load_mixture(path, basis).origin is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "values", "words"),
+    [
+        (1, torch.ones(2, 4), "origin lacks coefficients of layer"),
+        (None, torch.ones(4), "is of 2 analogies and its origin of 1"),
+        (None, torch.ones(2, 4, dtype=torch.float16), "its origin: the coefficients of layer .*float16"),
+        (None, torch.full((2, 4), torch.nan), "its origin: the coefficients of layer .*NaN"),
+    ],
+)
+def test_an_origin_that_does_not_fit_is_refused_by_name(changed, basis, layers, values, words):
+    def change(held: dict) -> None:
+        held.update({f"origin.{layer}": values.clone() for layer in list(basis.layers)[:layers]})
+
+    with pytest.raises(LoRWebError, match=rf"changed\.safetensors.*{words}"):
+        load_mixture(changed(change), basis)
 
 
 def test_an_activation_routed_mixture_has_nothing_to_save(save, tmp_path):

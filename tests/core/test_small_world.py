@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from small_world import fit_study, install, study, study_report
+from small_world import fit_study, install, origin_study, study, study_report
 from small_world.models import stored
 from small_world.world import edits, splits
 from small_world.world.drawn_analogies import draw_analogies
@@ -46,6 +46,17 @@ def test_what_is_held_out_is_held_out():
     # Each part of a new pair is known by itself: only the two together are new.
     assert {(part,) for pair in new_pairs for part in pair} <= set(seen)
     assert not set(new_pairs) & set(edits.taught_by_words())
+
+
+def test_a_picture_is_judged_by_what_was_wanted_of_it():
+    b = torch.full((2, 3, 4, 4), 0.25)
+    b_prime, half, beside = b.clone(), b.clone(), b.clone()
+    b_prime[:, :, :2] += 0.5
+    half[:, :, :2] += 0.25
+    beside[:, :, 2:] += 0.5
+    assert origin_study.judge(b_prime, b, b_prime) == (0.0, 1.0, 0.0)
+    assert origin_study.judge(half, b, b_prime) == (0.03125, 0.5, 0.0)
+    assert origin_study.judge(beside, b, b_prime) == (0.25, 0.0, 0.25)
 
 
 def test_the_files_that_ship_are_small():

@@ -24,6 +24,8 @@ def mixture_tensors(random: Random) -> Tensors:
     analogies = random.choice((0, 3))
     shape = (analogies, N) if analogies else (N,)
     tensors = {f"coefficients.{layer}": plain.stored(values.normal(size=shape)) for layer in SIZES}
+    if random.random() < 0.5:
+        tensors |= {f"origin.{layer}": plain.stored(values.normal(size=shape)) for layer in SIZES}
     for index in range(max(1, analogies) if random.random() < 0.8 else 0):
         for picture in PICTURES:
             pixels = values.integers(0, 256, (random.choice((20, 128)), 30, 3))
@@ -168,6 +170,11 @@ def _check(path: Path, mixture, basis) -> None:
         assert np.isfinite(plain.numbers(stored)).all()
         few = replace(mixture, coefficients={layer: mixture.coefficients[layer][:8]})  # of thousands it has no room
         assert (mixture if len(shape) == 1 else few).delta(layer).isfinite().all(), f"ΔW of {layer} is not finite"
+        if mixture.origin:
+            no_edit = held.pop(f"origin.{layer}")
+            assert no_edit.dtype == "F32" and no_edit.shape == shape
+            assert np.array_equal(mixture.origin.coefficients[layer].double().numpy(), plain.numbers(no_edit))
+            assert np.isfinite(plain.numbers(no_edit)).all()
     for index, thumbnails in enumerate(mixture.thumbnails):
         for picture in PICTURES:
             stored = held.pop(f"thumbnail.{index}.{picture}")

@@ -121,6 +121,8 @@ def test_no_text_ends_the_queue(server, graph, what):
         *(("LoRWeBSaveMixture", name) for name in ("name", "if_exists")),
         *(("LoRWeBMixtureEdit", name) for name in ("mute", "solo", "blocks", "kind", "stream", "keep")),
         ("LoRWeBMixtureBlend", "space"),
+        ("LoRWeBMixtureBlend", "origin"),
+        ("LoRWeBMixtureEdit", "origin"),
         *(("LoRWeBExtendedAttention", name) for name in ("speed", "layout")),
         ("LoRWeBAnalogyResult", "sampled"),
         *(("LoRWeBKeepReferences", name) for name in ("shares", "stored", "place")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import parity
 import pytest
 import torch
@@ -41,14 +43,14 @@ WEIGHTS = [f"weight_{slot}" for slot in (1, 2, 3, 4)]
 SOCKETS = {
     "LoRWeBMixtureBlend": (
         "Mixture Blend",
-        ["mixture_1", "mixture_2", "mixture_3", "mixture_4", *WEIGHTS, "space", "steps"],
+        ["mixture_1", "mixture_2", "mixture_3", "mixture_4", *WEIGHTS, "space", "steps", "origin"],
         ["mixture", "sweep"],
     ),
     "LoRWeBMixtureEdit": (
         "Mixture Edit",
         [
             *("mixture", "temperature", "mute", "solo", "keep", "top_k", "top_p", "renormalize", "scale"),
-            *("blocks", "kind", "stream"),
+            *("blocks", "kind", "stream", "origin"),
         ],
         ["mixture"],
     ),
@@ -64,7 +66,7 @@ def test_the_names_and_sockets_others_lean_on(host, node_id):
     assert (schema.display_name, schema.category) == (name, "LoRWeB")
     assert [i.id for i in schema.inputs] == inputs
     assert [o.id for o in schema.outputs] == outputs
-    optional = {"mixture_2", "mixture_3", "mixture_4", "blocks", "kind", "stream"}
+    optional = {"mixture_2", "mixture_3", "mixture_4", "blocks", "kind", "stream", "origin"}
     assert {i.id for i in schema.inputs if i.optional} == optional & {*inputs}
 
 
@@ -97,6 +99,43 @@ def test_sliders_and_slots_go_together(host, mixtures, defaults):
     assert torch.equal(sweep[-1].table, mixture.table)
 
 
+@pytest.fixture
+def known(basis, mixtures):
+    """The mixtures with the origin of both."""
+    origin = basis.route(torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(5)))
+    return [replace(mixture, origin=origin) for mixture in mixtures]
+
+
+def test_without_the_origin_input_graphs_mean_what_they_meant(host, known, defaults):
+    given = {"mixture_1": known[0], "mixture_2": known[1], **defaults("LoRWeBMixtureBlend"), "weight_2": 1.0}
+    del given["origin"]
+    mixture, _ = host.node("LoRWeBMixtureBlend").execute(**given).result
+    torch.testing.assert_close(mixture.table, known[0].table + known[1].table)
+    (half,) = host.node("LoRWeBMixtureEdit").execute(mixture=known[0], scale=0.5).result
+    torch.testing.assert_close(half.table, 0.5 * known[0].table)
+
+
+def test_from_no_edit_edits_add_up_and_have_a_strength(host, known, defaults):
+    from_no_edit = {"origin": "no edit"}
+    given = defaults("LoRWeBMixtureBlend") | {"weight_2": 1.0} | from_no_edit
+    mixture, sweep = host.node("LoRWeBMixtureBlend").execute(mixture_1=known[0], mixture_2=known[1], **given).result
+    o, x, y = known[0].origin.table, known[0].table, known[1].table
+    torch.testing.assert_close(mixture.table, x + y - o)
+    torch.testing.assert_close(sweep[2].table, x + 0.5 * (y - o))
+    given = defaults("LoRWeBMixtureEdit") | {"scale": 1.5} | from_no_edit
+    (edited,) = host.node("LoRWeBMixtureEdit").execute(mixture=known[0], **given).result
+    torch.testing.assert_close(edited.table, o + 1.5 * (x - o))
+
+
+def test_a_mixture_without_an_origin_says_what_to_do(host, mixtures):
+    for node_id, inputs in (
+        ("LoRWeBMixtureBlend", {"mixture_1": mixtures[0], "weight_1": 0.5}),
+        ("LoRWeBMixtureEdit", {"mixture": mixtures[0], "scale": 0.5}),
+    ):
+        with pytest.raises(host.core.LoRWebError, match="no origin.*Analogy Encoder, or set origin to zero"):
+            host.node(node_id).execute(**inputs, origin="no edit")
+
+
 def test_an_edit_with_the_defaults_changes_nothing(host, mixtures, defaults):
     (edited,) = host.node("LoRWeBMixtureEdit").execute(mixture=mixtures[0], **defaults("LoRWeBMixtureEdit")).result
     assert torch.equal(edited.table, mixtures[0].table)
@@ -127,9 +166,15 @@ def test_saved_and_loaded_it_patches_the_same(host, basis, mixtures, files, load
     assert torch.equal(*applied)
 
 
-def test_the_pictures_it_was_made_of_show_on_both_nodes(host, basis, mixtures, files):
-    from dataclasses import replace
+def test_a_saved_mixture_keeps_its_origin(host, basis, known, mixtures, files):
+    save, load = host.node("LoRWeBSaveMixture"), host.node("LoRWeBLoadMixture")
+    names = [save.execute(mixture, name).result[0] for mixture, name in ((known[0], "new"), (mixtures[0], "old"))]
+    new, old = (load.execute(basis, name).result[0] for name in names)
+    assert torch.equal(new.origin.table, known[0].origin.table)
+    assert old.origin is None
 
+
+def test_the_pictures_it_was_made_of_show_on_both_nodes(host, basis, mixtures, files):
     thumbnails = host.core.pictures.thumbnails.make_thumbnails(host.core.triplets(*torch.rand(3, 64, 32, 3)))
     saved = host.node("LoRWeBSaveMixture").execute(replace(mixtures[0], thumbnails=thumbnails), "shown")
     loaded = host.node("LoRWeBLoadMixture").execute(basis, "shown.safetensors")
