@@ -29,23 +29,25 @@ def mix(
     """
     if demonstrations not in DEMONSTRATIONS:
         raise LoRWebError(f"demonstrations is {shown(demonstrations)}; expected one of: {', '.join(DEMONSTRATIONS)}.")
-    tables = _tables(basis, encoder, [*analogies, *(analogy.without_edit() for analogy in analogies)], demonstrations)
-    edits, origins = (_mixture(basis, table) for table in tables.split(len(analogies), 1))
+    without = [analogy.without_edit() for analogy in analogies]
+    together = demonstrations == "mean of queries"
+    asked = [*analogies, *without] if together else _one_pair_each([*analogies, *without])
+    # Routed apart: the edits' coefficients are, to the last bit, what they are without an origin.
+    parts = encode_queries(encoder, asked, basis.config.query_mode).chunk(2)
+    counts = None if together else [len(analogy.pairs) for analogy in analogies]
+    edits, origins = (_routed(basis, queries, counts) for queries in parts)
     return replace(edits, thumbnails=make_thumbnails(analogies), origin=origins)
 
 
-def _mixture(basis: LoRABasis, table: Tensor) -> Mixture:
-    """Make the mixture of n analogies, (layers, n, N); of one analogy it is no batch."""
-    rows = table[:, 0] if table.shape[1] == 1 else table
+def _one_pair_each(analogies: Sequence[Triplet]) -> list[Triplet]:
+    return [Triplet([pair], b) for pairs, b in analogies for pair in pairs]
+
+
+def _routed(basis: LoRABasis, queries: Tensor, counts: Sequence[int] | None) -> Mixture:
+    """Route queries, (n, k, E), each by itself, or with counts so many after another as the mean of their mixtures."""
+    mixture = basis.route(queries)
+    if counts is None or len(queries) == len(counts):
+        return mixture
+    means = torch.stack([part.mean(1) for part in mixture.table.split(list(counts), 1)], 1)
+    rows = means[:, 0] if len(counts) == 1 else means
     return Mixture(basis, dict(zip(basis.layers, rows, strict=True)))
-
-
-def _tables(basis: LoRABasis, encoder: VisionEncoder, analogies: Sequence[Triplet], demonstrations: str) -> Tensor:
-    """Route two analogies or more, each of one pair or several: (layers, n, N)."""
-    mode = basis.config.query_mode
-    if demonstrations == "mean of queries":
-        return basis.route(encode_queries(encoder, analogies, mode)).table
-    apart = [Triplet([pair], b) for pairs, b in analogies for pair in pairs]
-    table = basis.route(encode_queries(encoder, apart, mode)).table
-    counts = [len(pairs) for pairs, _ in analogies]
-    return torch.stack([part.mean(1) for part in table.split(counts, 1)], 1)
