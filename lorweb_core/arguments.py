@@ -1,4 +1,4 @@
-"""What texts on the command line may be, and where files may be written."""
+"""Check what the command line is given: texts, paths, and where files may be written."""
 
 from __future__ import annotations
 

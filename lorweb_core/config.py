@@ -67,7 +67,7 @@ class BasisConfig:
     part's coefficients times a factor that the part has in common.
     """
     sampled: str = setting("grid", choice(*SAMPLED))
-    """What was sampled in training, one of SAMPLED: the YAML's `train.sampled`, a key that is ours."""
+    """Part of the layout that was sampled in training, one of SAMPLED: `train.sampled` of the YAML, a key of ours."""
 
     @property
     def sizes(self) -> Sizes:

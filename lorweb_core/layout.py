@@ -32,7 +32,7 @@ from .grid import (
 from .triplet import Triplet
 
 SAMPLED = ("grid", "result")
-"""What is sampled: all of the layout, as published, or b' alone."""
+"""Choices of what is sampled: all of the layout, as published, or b' alone."""
 
 
 class Place(NamedTuple):

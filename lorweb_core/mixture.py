@@ -67,7 +67,7 @@ class Mixture:
         if self.origin is None:
             raise LoRWebError(
                 "A mixture has no origin, the mixture of no edit: it was saved by an older version, or not made from "
-                "pictures. Make it anew with the Analogy Encoder, or set origin to zero."
+                "pictures. Make it again with the Analogy Encoder, or set origin to zero."
             )
         table, own = replace(self.origin, basis=self.basis).table, self.table
         return table if table.ndim == own.ndim else table[:, None].expand_as(own)

@@ -41,7 +41,7 @@ class QueryMode:
     combine: Callable[..., Tensor] = _in_turn
     states: tuple[int, ...] = ()
     difference: bool = False
-    """Whether the query of no edit, that of (a, a, b), is zeros whatever the pictures are."""
+    """True where the query of no edit, that of (a, a, b), is zeros whatever the pictures are."""
 
     def width(self, encoder: EncoderSpec) -> int | None:
         """Return Q, the length of one query with this encoder; None if it cannot serve this mode.

@@ -46,7 +46,7 @@ LORA_RATE = 5e-3
 MOST_PAIRS = 4
 
 SPLITS = {"new_edits": "new edits", "new_pairs": "new pairs", "seen": "seen edits", "placed": "seen edits with a sun"}
-"""Those of `world.splits`, and edits a part of which depends on place: the sun is always in the same corner."""
+"""Splits of `world.splits`, and edits a part of which depends on place: the sun is always in the same corner."""
 
 
 class Way(NamedTuple):

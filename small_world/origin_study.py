@@ -1,4 +1,4 @@
-"""What the origin of mixtures is good for: two edits from two pairs, each of which shows one, and strengths."""
+"""Measure what the origin of mixtures is good for: two edits from two pairs that show one each, and strengths."""
 
 from __future__ import annotations
 

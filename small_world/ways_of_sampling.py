@@ -1,4 +1,4 @@
-"""What an analogy loses when it is sampled for less: b' alone, and references computed in some of the steps."""
+"""Measure what an analogy loses when it is sampled for less: b' alone, and references kept between steps."""
 
 from __future__ import annotations
 

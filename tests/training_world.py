@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lorweb_core.config import BasisConfig
-from lorweb_core.layout import ORIGIN
 from lorweb_core.routing import Tokens
 from lorweb_core.runtime import LayerSlice
 from lorweb_core.training.data.batch import Batch, Text
@@ -67,8 +66,8 @@ class TinyBase:
         self.device = torch.device("cpu")
         self.dtype = dtype
 
-    def velocity(self, x, t, reference, text, place=ORIGIN, every_token=True) -> Tensor:
-        return self.model(x, t.to(x.dtype), reference, text)
+    def velocity(self, x: Tensor, t: Tensor, batch: Batch, every_token: bool = True) -> Tensor:
+        return self.model(x, t.to(x.dtype), batch.reference, batch.text)
 
     def training(self, checkpointing: bool) -> AbstractContextManager[None]:
         return nullcontext()

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import LoRWebError, named, shown
 from ..kept_references import Refresh
-from ..layout import ORIGIN, Place
+from ..layout import ORIGIN
 from ..routing import Tokens
 from ..runtime import LayerSlice
-from ..training.data.batch import Batch, Text
+from ..training.data.batch import Batch
 from ..training.trainable_basis import Linears
 from .sampling import analogy_passes
 from .velocity import flux_velocity
@@ -88,16 +88,9 @@ class FluxBase:
             if checkpointing:
                 self.model.disable_gradient_checkpointing()
 
-    def velocity(
-        self,
-        x: Tensor,
-        t: Tensor,
-        reference: Tensor,
-        text: Text,
-        place: Place = ORIGIN,
-        every_token: bool = True,
-    ) -> Tensor:
-        made = flux_velocity(self.model, x, t, reference, text, self.guidance, place, merge_text=not every_token)
+    def velocity(self, x: Tensor, t: Tensor, batch: Batch, every_token: bool = True) -> Tensor:
+        given = batch.reference, batch.text, self.guidance, batch.place
+        made = flux_velocity(self.model, x, t, *given, merge_text=not every_token)
         if self._after_step:
             self._after_step()
         return made

@@ -1,4 +1,4 @@
-"""What a fit shows in a terminal, and Ctrl-C."""
+"""Show a fit in a terminal, and end it on Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLUX's attention in diffusers, with a word to say on its keys and values once their positions are applied."""
+"""Compute FLUX's attention in diffusers with keys and values that a function may change, positions applied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of sampling changes in a FLUX transformer's forward passes: where b' is, and references left out.
+"""Change a FLUX transformer's forward passes for one run of sampling: b' at its place, and references left out.
 
 Nothing of it stays on the transformer after the run, however it ends.
 """

@@ -1,4 +1,4 @@
-"""What the command `fit` is told."""
+"""Read the options of the command `fit`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .coefficients import FITTED
 from .settings import FitSettings
 
 STARTS = ("routed", "zeros")
-"""Where a fit may begin, beside a mixture's file: where the encoder routes the pairs to, or at a query of zeros."""
+"""Points that a fit may begin at, beside a mixture's file: the one that the pairs are routed to, or that of zeros."""
 
 _DEFAULTS = FitSettings()
 

@@ -21,13 +21,13 @@ class View(NamedTuple):
     """Describe how a picture is looked at, in shares of its sides."""
 
     side: float = 1.0
-    """Of what is cut out."""
+    """Side of the part that is cut out."""
     place: tuple[float, float] = (0.0, 0.0)
-    """Where that is in the room there is, down and right: 0 at the top or the left, 1 at the other end."""
+    """Place of that part in the room there is, down and right: 0 at the top or the left, 1 at the other end."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """Down and right; what comes in repeats the border."""
+    """Shift down and right; what comes in repeats the border."""
     flip: bool = False
-    """Left and right swapped."""
+    """True to swap left and right."""
 
     def of(self, image: Tensor) -> Tensor:
         """Look at a picture, (H, W, 3) → (h, w, 3)."""

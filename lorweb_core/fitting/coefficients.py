@@ -1,4 +1,4 @@
-"""What of a mixture is fitted: a few parameters, and how the coefficients of every layer are made of them."""
+"""Make the coefficients of every layer of the few parameters that are fitted."""
 
 from __future__ import annotations
 
@@ -84,4 +84,4 @@ FITTED: dict[str, Callable[[Mixture], nn.Module]] = {
     "logits": LogitTable,
     "query": Query,
 }
-"""What can be fitted: its module is made of the start, and gives a table of coefficients, differentiable."""
+"""Modules by what they fit: each is made of the start, and gives a table of coefficients, differentiable."""

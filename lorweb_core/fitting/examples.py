@@ -48,7 +48,7 @@ class Examples(NamedTuple):
 
     fitted: list[Batch]
     judged: list[Batch]
-    """Those that are not fitted to, where there are enough pairs; else the pairs as they are."""
+    """Analogies that nothing is fitted to, where there are enough pairs; else the pairs as they are."""
 
 
 def read_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Pair]:

@@ -63,7 +63,7 @@ class Callbacks:
     """Hear of a fit while it runs, and end it: these do neither."""
 
     cancels: tuple[type[BaseException], ...] = ()
-    """What ends a fit early: the best point so far is what it comes to."""
+    """Exceptions that end a fit early; it comes to the best point so far."""
 
     def on_encode(self, done: int, total: int) -> None:
         """Hear of the analogies that are encoded."""

@@ -1,4 +1,4 @@
-"""How much memory a fit will need, before anything is loaded."""
+"""Estimate the memory that a fit needs, before anything is loaded."""
 
 from __future__ import annotations
 

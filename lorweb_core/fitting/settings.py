@@ -1,4 +1,4 @@
-"""How a mixture is fitted."""
+"""Hold the settings of a fit."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class FitSettings:
     rate: float = 0.03
     """Adam's learning rate."""
     seed: int = 50
-    """Of noises, views and their order."""
+    """Seed of noises, views and their order."""
     pull: float = 2.0
     """Weight of the mean squared distance of the coefficients from the start, beside the loss."""
     views: int = 4
     """Views of each pair that are encoded: as it is, and changed by the following in turn; 1 with none of them."""
     crops: bool = False
-    """Whether views may be cut out; not for edits that depend on where something is, or on its size."""
+    """True to cut views out; not for edits that depend on where something is, or on its size."""
     shifts: bool = False
-    """Whether views may be shifted; not for edits that depend on where something is."""
+    """True to shift views; not for edits that depend on where something is."""
     flips: bool = False
-    """Whether views may be mirrored; not for edits of left and right, or of writing."""
+    """True to mirror views; not for edits of left and right, or of writing."""
     megapixels: float = 1.0
     """Size of the grid whose last cell is sampled, in 1024² pixels."""
     prompt: str = ""
@@ -62,7 +62,7 @@ class FitSettings:
     together: int = 1
     """Noises that go through the base in one pass: more take more memory."""
     checkpointing: bool = True
-    """Whether blocks compute again in the backward pass what they do not keep: less memory, more time."""
+    """True to let blocks compute again in the backward pass what they do not keep: less memory, more time."""
     preview_every: int = 0
     """Steps from one preview to the next; 0 for none."""
     preview_steps: int = 8

@@ -1,4 +1,4 @@
-"""Where a fit stands between two steps: all that the next one depends on beside its inputs."""
+"""Hold where a fit stands between two steps: all that the next one depends on beside its inputs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class FitState(NamedTuple):
     best: Tensor
     """Coefficients of the best point so far, (layers, N), as `Mixture.table` has them."""
     lowest: float
-    """Its loss on what is kept apart."""
+    """Loss of the best point on what is kept apart."""
     since: int
     """Comparisons since it was found."""

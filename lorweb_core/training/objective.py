@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..layout import ORIGIN, Place
 from ..routing import Tokens
 from .data.batch import Batch, Text
 from .flow_matching import draw_timesteps, flow_loss, noised, timestep_weights
@@ -28,18 +27,9 @@ class Base(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def velocity(
-        self,
-        x: Tensor,
-        t: Tensor,
-        reference: Tensor,
-        text: Text,
-        place: Place = ORIGIN,
-        every_token: bool = True,
-    ) -> Tensor:
-        """Predict the velocity at x, (n, C, h, w), and times t, (n,), with one reference for each picture.
+    def velocity(self, x: Tensor, t: Tensor, batch: Batch, every_token: bool = True) -> Tensor:
+        """Predict the velocity at x, (n, C, h, w), and times t, (n,), of a batch's targets, with its references.
 
-        place: position of x's first token; the reference's is (0, 0).
         every_token: each text token comes to the layers, as an activation-routed basis looks at them all; False lets
         the base compute those that repeat once, with the same result.
         """
@@ -100,7 +90,7 @@ def denoising_loss(
     t, noise = t.to(base.device), noise.to(base.device)
     target = batch.target.float()
     x = noised(target, noise, t).to(base.dtype)
-    velocity = base.velocity(x, t, batch.reference, batch.text, batch.place, every_token)
+    velocity = base.velocity(x, t, batch, every_token)
     return flow_loss(velocity, target, noise, weights, result_weight)
 
 

@@ -29,7 +29,7 @@ def denoise(base: Base, batch: Batch, steps: int, seed: int, every_token: bool =
     noise = _noise(batch, seed).to(base.device)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return base.velocity(x.to(base.dtype), t, batch.reference, batch.text, batch.place, every_token).float()
+        return base.velocity(x.to(base.dtype), t, batch, every_token).float()
 
     return base.decode(sample(velocity, noise, steps, grid_tokens(batch)))
 

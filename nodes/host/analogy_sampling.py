@@ -1,5 +1,5 @@
-"""How an analogy is sampled, as its conditioning says: b′ alone at its place, and references whose keys and values are
-kept between steps. Nothing of it stays on a model between two passes.
+"""Sample an analogy as its conditioning says: b′ alone at its place, and references whose keys and values are kept
+between steps. Nothing of it stays on a model between two passes.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _patched(options: dict, sampling: AnalogySampling, flux, x: Tensor, ref_late
     run = options.get(RUN)
     kept = run.kept_pass(sampling.keeping, options, flux, x, ref_latents, references) if run and references else None
     dropped = references if kept and kept.served else 0
-    place = partial(_place, sampling.place, references, dropped)
+    place = partial(place_tokens, sampling.place, references, dropped)
     patches = {**options.get("patches", {})}
     patches["post_input"] = [*patches.get("post_input", ()), place]
     options = {**options, "patches": patches}
@@ -156,8 +156,8 @@ def _patched(options: dict, sampling: AnalogySampling, flux, x: Tensor, ref_late
     return options
 
 
-def _place(place: Place, references: int, dropped: int, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Move the sampled tokens to their place, and leave out references that are not computed: a post_input patch."""
+def place_tokens(place: Place, references: int, dropped: int, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Move the sampled tokens to their place, and drop so many of the references' last: a `post_input` patch."""
     img, img_ids = inputs["img"], inputs["img_ids"].clone()
     shift = torch.tensor([0, *place], dtype=img_ids.dtype, device=img_ids.device)
     img_ids[:, : img.shape[1] - references] += shift

@@ -21,7 +21,7 @@ from .progress import progress_bar
 log = logging.getLogger(__name__)
 
 Packed = tuple[HostBasis, Mapping[str, Tensor]]
-"""What a mixture at run time reads, and the coefficients of that."""
+"""Packed LoRAs that a mixture at run time reads, and the coefficients of these."""
 
 WORTH = 0.75
 """Share of the whole that a lower rank must stay below where nobody asked for it: it is computed anew per mixture."""
@@ -35,7 +35,7 @@ class HeldRank(NamedTuple):
     error: float = 0.0
     """Share of each layer's change that may be left out; 0 leaves out nothing."""
     sparing: bool = False
-    """Whether up to 1 % may be left out unasked, where that is worth it."""
+    """True to leave out up to 1 % unasked, where that is worth it."""
 
     def check(self) -> None:
         """Raise LoRWebError for numbers out of range."""

@@ -1,4 +1,4 @@
-"""Where fits stand, so that one that was cancelled goes on: as long as ComfyUI runs and their model is there."""
+"""Remember where fits stand, so that a cancelled one goes on, as long as ComfyUI runs and its model is there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class KeptFit:
     begin: float | None = None
     """Loss of its start on what is kept apart."""
     steps: list[FitStep] = field(default_factory=list)
-    """Those that led there."""
+    """Steps that led there."""
 
 
 _kept: WeakKeyDictionary[nn.Module, OrderedDict[str, KeptFit]] = WeakKeyDictionary()

@@ -14,10 +14,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...lorweb_core import LoRWebError
-from ...lorweb_core.layout import ORIGIN, Place
 from ...lorweb_core.routing import Tokens
 from ...lorweb_core.training.data.batch import Batch, Text
-from .analogy_sampling import WRAPPER
+from .analogy_sampling import WRAPPER, place_tokens
 from .differentiable import attention, differentiable, leave_inference_mode
 from .flux_layers import block_layers, layer_shape, layers_by_linear, linear_of
 from .quantization import quantized_as
@@ -58,7 +57,7 @@ class HostBase:
         self.stored = self.patcher.model_size()
         """Bytes of the weights."""
         self.converted = any(_converted(linear_of(model, key)[0], self.dtype) for key in keys.values())
-        """Whether weights are stored in another form than they are computed in."""
+        """A flag: weights are stored in another form than they are computed in."""
 
     def load(self) -> None:
         """Load the model onto its device, whole.
@@ -88,28 +87,20 @@ class HostBase:
             self.guidance = before
             self.load()  # decoding may have taken its place
 
-    def velocity(
-        self,
-        x: Tensor,
-        t: Tensor,
-        reference: Tensor,
-        text: Text,
-        place: Place = ORIGIN,
-        every_token: bool = True,
-    ) -> Tensor:
+    def velocity(self, x: Tensor, t: Tensor, batch: Batch, every_token: bool = True) -> Tensor:
         """See `Base.velocity`. Every token comes to the layers, whatever is asked for."""
         # Here a step can be given up without a trace, and a sampling takes many of these.
         comfy.model_management.throw_exception_if_processing_interrupted()
         return self.model(
             x.to(self.dtype),
             t.float(),  # as the host's sampler gives it
-            text.tokens,
-            text.pooled,
+            batch.text.tokens,
+            batch.text.pooled,
             torch.full_like(t, self.guidance, dtype=self.dtype),
-            ref_latents=[reference],
+            ref_latents=[batch.reference],
             transformer_options={
                 "optimized_attention_override": attention,
-                "patches": {"post_input": [partial(_placed, place=place, tokens=self._tokens(x))]},
+                "patches": {"post_input": [partial(place_tokens, batch.place, self._tokens(batch.reference), 0)]},
             },
         )
 
@@ -123,13 +114,6 @@ class HostBase:
     def decode(self, latents: Tensor) -> Tensor:
         images = self.vae.decode(self.patcher.model.process_latent_out(latents.float().cpu()))
         return images.float().cpu().clamp(0, 1)
-
-
-def _placed(values: dict, place: Place, tokens: int) -> dict:
-    """Move the first tokens, those of noise, to their place, in the values of the host's `post_input` patches."""
-    positions = values["img_ids"].clone()
-    positions[:, :tokens, 1:] += positions.new_tensor(place)
-    return {**values, "img_ids": positions}
 
 
 def _converted(linear: nn.Module, dtype: torch.dtype) -> bool:

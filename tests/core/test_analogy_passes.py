@@ -19,7 +19,7 @@ from lorweb_core.grid import Size, reference_grid
 from lorweb_core.kept_references import EACH_STEP, KeptReferences, Refresh
 from lorweb_core.layout import ORIGIN, Place
 from lorweb_core.query import encode_query
-from lorweb_core.training.data.batch import Text
+from lorweb_core.training.data.batch import Batch, Text
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install .[cli]")
 pytest.importorskip("transformers", reason="needs transformers: pip install .[cli]")
@@ -231,13 +231,14 @@ def test_the_base_keeps_the_references_of_a_run(merged):
     text = Text(words, torch.randn(2, POOLED, generator=random))
     noise = torch.randn(2, CHANNELS, 2 * NOISE.height, 2 * NOISE.width, generator=random)
     reference = torch.randn(2, CHANNELS, 2 * REFERENCE.height, 2 * REFERENCE.width, generator=random)
-    base = FluxBase(a_flux(), decode=lambda latents: latents)
+    batch, base = Batch(noise, reference, None, text, ()), FluxBase(a_flux(), decode=lambda latents: latents)
+    assert batch.place == PLACE
 
     def sampled(every_token: bool) -> Tensor:
         x = noise
         for step in range(STEPS):
             t = torch.full((2,), 1 - step / STEPS)
-            x = x - base.velocity(x, t, reference, text, PLACE, every_token) / STEPS
+            x = x - base.velocity(x, t, batch, every_token) / STEPS
         return x
 
     with frozen_references(base.model, {0, 3}, prompts=1):

@@ -173,7 +173,7 @@ def test_gradients_of_fused_layers_are_those_of_finite_differences(pictures):
 
     def loss(table: Tensor) -> Tensor:
         attached.mix(table)
-        return base.velocity(x, t, reference, text).square().sum()
+        return base.velocity(x, t, Batch(x, reference, None, text, ())).square().sum()
 
     with attached.attached():
         assert torch.autograd.gradcheck(loss, (table,))
@@ -188,7 +188,7 @@ def test_gradients_through_diffusers_flux_are_those_of_finite_differences(checkp
 
     def loss(table: Tensor) -> Tensor:
         attached.mix(table)
-        v = base.velocity(batch.target, t, batch.reference, batch.text, batch.place, every_token=False)
+        v = base.velocity(batch.target, t, batch, every_token=False)
         return v.square().mean()
 
     with base.training(checkpointing), attached.attached():

@@ -184,7 +184,7 @@ def test_what_is_trained_is_what_inference_computes(tmp_path, mode, pooling):
     run, batch = train(a_flux(), routing), a_batch()
     run.basis.route(batch.query, run.base.tokens(batch))
     with torch.no_grad():
-        trained = run.base.velocity(batch.target, TIMES, batch.reference, batch.text, every_token=bool(routing))
+        trained = run.base.velocity(batch.target, TIMES, batch, every_token=bool(routing))
         config = tiny_config(tmp_path, routing)
         saved = RunFolder(config).save(run)
         run.detach()

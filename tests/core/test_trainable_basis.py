@@ -42,7 +42,7 @@ ROUTINGS = [
 
 def evaluate(base: TinyBase, basis: TrainableBasis, batch, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     basis.route(batch.query, base.tokens(batch))
-    return base.velocity(x, t, batch.reference.to(x.dtype), type(batch.text)(*(v.to(x.dtype) for v in batch.text)))
+    return base.velocity(x, t, _double(batch))
 
 
 @pytest.fixture
@@ -107,14 +107,15 @@ def test_the_seed_decides_all_parameters():
 
 def test_a_basis_that_has_learned_nothing_changes_no_bit(batch, point):
     base = TinyBase(torch.float64)
-    before = base.velocity(point[0], point[1], batch.reference.double(), _double(batch.text))
+    before = base.velocity(*point, _double(batch))
     basis = tiny_basis(base, ups=0)
     basis.attach(base.model, base.linears)
     assert torch.equal(evaluate(base, basis, batch, *point), before)
 
 
-def _double(text):
-    return type(text)(*(values.double() for values in text))
+def _double(batch):
+    text = type(batch.text)(*(values.double() for values in batch.text))
+    return batch._replace(reference=batch.reference.double(), text=text)
 
 
 @pytest.mark.parametrize("routing", ROUTINGS, ids=lambda routing: "-".join(map(str, routing.values())))
@@ -179,7 +180,8 @@ def test_one_lora_with_softmax_is_a_plain_lora(batch, point):
         for part in parts:
             delta = (layers[part.layer].A[0] @ layers[part.layer].B[0]).T
             weights[f"{linear}.weight"][part.start : part.start + len(delta)] += delta
-    arguments = (point[0], point[1].double(), batch.reference.double(), _double(batch.text))
+    double = _double(batch)
+    arguments = (point[0], point[1].double(), double.reference, double.text)
     expected = torch.func.functional_call(base.model, weights, arguments)
     basis.attach(base.model.requires_grad_(False), base.linears)
     torch.testing.assert_close(evaluate(base, basis, batch, *point), expected)
@@ -227,7 +229,7 @@ def test_an_activation_routed_basis_gives_no_coefficients_before_the_layers_run(
 def test_hooks_that_are_taken_off_leave_the_model_as_it_was(batch, point):
     base = TinyBase(torch.float64)
     weights = {name: value.clone() for name, value in base.model.state_dict().items()}
-    arguments = (point[0], point[1], batch.reference.double(), _double(batch.text))
+    arguments = (*point, _double(batch))
     before = base.velocity(*arguments)
     basis = tiny_basis(base)
     handles = basis.attach(base.model, base.linears)
@@ -246,7 +248,7 @@ def test_blocks_that_are_computed_again_in_the_backward_pass_have_the_same_gradi
         base = TinyBase()
         basis = tiny_basis(base)
         basis.attach(base.model.requires_grad_(False), base.linears)
-        arguments = (batch.target, torch.full((3,), 0.5), batch.reference, batch.text)
+        arguments = (batch.target, torch.full((3,), 0.5), batch)
         basis.route(batch.query)
         made = checkpoint(base.velocity, *arguments, use_reentrant=False) if again else base.velocity(*arguments)
         made.square().sum().backward()

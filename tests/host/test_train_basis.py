@@ -147,7 +147,8 @@ def loss_of(host):
 
             def loss() -> torch.Tensor:
                 basis.route(torch.ones(1, 1, 6))
-                velocity = base.velocity(x, torch.tensor([0.6]), reference, batch.Text(words, pooled))
+                given = batch.Batch(x, reference, None, batch.Text(words, pooled), ())
+                velocity = base.velocity(x, torch.tensor([0.6]), given)
                 return velocity.double().square().mean()
 
             with sys.modules[f"{pack}.nodes.host.differentiable"].differentiable(base.model, checkpointing):

@@ -167,7 +167,7 @@ class TrainSettings:
     show_pair: bool = setting(True, SWITCH)
     """False for an ablation: in the grid b takes the place of a and a′, so that only the query has the pair. Ours."""
     sampled: str = setting("grid", choice(*SAMPLED))
-    """What is denoised, one of SAMPLED: the whole grid, as published, or b′ alone, at its place in the grid. Ours."""
+    """Part that is denoised, one of SAMPLED: the whole grid, as published, or b′ alone, at its place in it. Ours."""
     log_every: int = setting(1, whole(1))
     """Steps between two entries of the log."""
 
