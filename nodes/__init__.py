@@ -17,6 +17,7 @@ from .mixture_inspector import MixtureInspector
 from .picture_strip import PictureStrip
 from .prune_basis import PruneBasis
 from .save_mixture import SaveMixture
+from .small_world_models import SmallWorldModels
 from .train_basis import TrainBasis
 
 NODES = [
@@ -40,4 +41,5 @@ NODES = [
     ExportLoRA,
     TrainBasis,
     FitMixture,
+    SmallWorldModels,
 ]
