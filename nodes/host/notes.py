@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable
 
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ def tell(node: str, notes: Iterable[str]) -> None:
     sentences = list(dict.fromkeys(notes))
     for sentence in sentences:
         log.warning("%s: %s", node, sentence)
-    running, server = get_executing_context(), getattr(PromptServer, "instance", None)
-    if sentences and running is not None and server is not None:
-        server.send_progress_text("\n".join(sentences), running.node_id)
+    running = get_executing_context()
+    server = getattr(sys.modules.get("server"), "PromptServer", None)  # none where the host only runs graphs
+    if sentences and running is not None and getattr(server, "instance", None) is not None:
+        server.instance.send_progress_text("\n".join(sentences), running.node_id)
