@@ -55,6 +55,7 @@ class ExtendedAttention(CheckedNode):
             node_id="LoRWeBExtendedAttention",
             display_name="Kontext Extended-Attention Conditioning",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "before after", "reference", "style transfer"],
             description="Shows FLUX.1 Kontext a, a' and b as reference: as the grid [a a'; b b], or one by one.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt, e.g. from CLIP Text Encode and FluxGuidance."),
@@ -85,6 +86,7 @@ class ExtendedAttention(CheckedNode):
                     DEMONSTRATIONS,
                     "With several pairs for one b: show the model the first, as trained, or all of them.",
                     optional=True,
+                    advanced=True,
                 ),
                 shared_inputs.choice(
                     "speed",
