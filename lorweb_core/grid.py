@@ -109,7 +109,7 @@ def undo_fit(last: Tensor, b: Size | None = None, fit: str = "stretch") -> Tenso
 
     A crop cannot be undone: what was cut off is not in the cell. The part that is comes back at b's scale.
     """
-    _check_fit(fit)
+    check_fit(fit)
     if b is None:
         return last
     cell = Size(*last.shape[1:3])
@@ -149,14 +149,15 @@ def scaled_inside(shape: Size, box: Size, enlarge: bool = True) -> Size:
     return Size(max(1, round(shape.height * scale)), max(1, round(shape.width * scale)))
 
 
-def _check_fit(fit: str) -> None:
+def check_fit(fit: str) -> None:
+    """Raise LoRWebError if this is none of FITS."""
     if fit not in FITS:
         raise LoRWebError(f"fit is {shown(fit)}; expected one of: {', '.join(FITS)}.")
 
 
 def fitted(image: Tensor, cell: Size, shape: Size, fit: str) -> Tensor:
     """Fit one image (h, w, 3) into a cell whose content has the aspect of `shape`."""
-    _check_fit(fit)
+    check_fit(fit)
     size = Size(*image.shape[:2])
     if fit == "crop":
         top, left, size = _inside(shape, size)

@@ -1,3 +1,4 @@
+from .analogy import Analogy
 from .analogy_attention import AnalogyAttention
 from .analogy_encoder import AnalogyEncoder
 from .analogy_result import AnalogyResult
@@ -21,6 +22,7 @@ from .train_basis import TrainBasis
 
 NODES = [
     BasisLoader,
+    Analogy,
     AnalogyEncoder,
     MixedLoRAApply,
     ExtendedAttention,

@@ -8,10 +8,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis
+from ..lorweb_core.analogy import Analogy
 from ..lorweb_core.demonstrations import DEMONSTRATIONS, mix
 from ..lorweb_core.pictures.thumbnails import make_thumbnails
-from ..lorweb_core.triplet import triplets
-from .host import shared_inputs, sockets
+from .host import analogy_inputs, shared_inputs, sockets
+from .host.analogy_inputs import given_analogy
 from .host.checked_node import CheckedNode
 from .host.vision_encoder import find_encoder
 
@@ -29,10 +30,10 @@ class AnalogyEncoder(CheckedNode):
             description="Looks at the analogy a : a' :: b : ? and picks the mixture of LoRAs that makes this edit.",
             inputs=[
                 shared_inputs.basis(),
-                io.Image.Input("a", tooltip="The example before the edit. Any size; a batch goes with one of a_prime."),
-                shared_inputs.a_prime(),
-                io.Image.Input(
-                    "b", tooltip="The picture to edit in the same way. Each picture of a batch gets its own mixture."
+                analogy_inputs.analogy("a, a_prime and b"),
+                *analogy_inputs.pictures(
+                    "The example before the edit. Any size; a batch goes with one of a_prime.",
+                    "The picture to edit in the same way. Each picture of a batch gets its own mixture.",
                 ),
                 shared_inputs.clip_vision(
                     "Load CLIP Vision with the encoder that the basis was trained with, for the published basis "
@@ -56,13 +57,14 @@ class AnalogyEncoder(CheckedNode):
     def execute(
         cls,
         basis: LoRABasis,
-        a: Tensor,
-        a_prime: Tensor,
-        b: Tensor,
+        a: Tensor | None = None,
+        a_prime: Tensor | None = None,
+        b: Tensor | None = None,
         clip_vision=None,
         demonstrations: str = DEMONSTRATIONS[0],
+        analogy: Analogy | None = None,
     ) -> io.NodeOutput:
-        analogies = triplets(a, a_prime, b)
+        analogies = given_analogy("Analogy Encoder", analogy, {"a": a, "a_prime": a_prime, "b": b}).triplets
         if not basis.config.external_query:
             return io.NodeOutput(replace(basis.route(None), thumbnails=make_thumbnails(analogies)))
         encoder = find_encoder(basis.config.external_query_model, clip_vision)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRWebError, Mixture
+from ..lorweb_core.analogy import Analogy
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layout import find_layout
 from ..lorweb_core.triplet import rgb_images
-from .host import shared_inputs
+from .host import analogy_inputs, shared_inputs
+from .host.analogy_inputs import check_no_pictures
 from .host.checked_node import CheckedNode
 from .host.shared_inputs import SAMPLED
 
@@ -35,6 +38,7 @@ class AnalogyResult(CheckedNode):
                 shared_inputs.pairs(),
                 shared_inputs.sampled(),
                 shared_inputs.as_trained(),
+                analogy_inputs.analogy("b, fit, layout, pairs and sampled"),
             ],
             outputs=[io.Image.Output("image", tooltip="b', the edited picture.")],
         )
@@ -49,9 +53,15 @@ class AnalogyResult(CheckedNode):
         pairs: int = 1,
         sampled: str = "as trained",
         mixture: Mixture | None = None,
+        analogy: Analogy | None = None,
     ) -> io.NodeOutput:
-        sampled = shared_inputs.what_is_sampled(shared_inputs.chosen("sampled", SAMPLED, sampled), mixture)
         image, size = rgb_images(image, "image"), None
+        if analogy is not None:
+            check_no_pictures("Analogy Result", {"b": b})
+            b, fit, layout, pairs = _bs(analogy), analogy.fit, analogy.layout, analogy.pairs
+            sampled = analogy.find_sampled(Size(*image.shape[1:3]))
+        else:
+            sampled = shared_inputs.what_is_sampled(shared_inputs.chosen("sampled", SAMPLED, sampled), mixture)
         if b is not None:
             b = rgb_images(b, "b")
             # A latent batch may hold each analogy several times.
@@ -61,3 +71,7 @@ class AnalogyResult(CheckedNode):
                 )
             size = Size(*b.shape[1:3])
         return io.NodeOutput(find_layout(layout).result(image, size, fit, pairs, sampled))
+
+
+def _bs(analogy: Analogy) -> Tensor:
+    return torch.stack([triplet.b for triplet in analogy.triplets])

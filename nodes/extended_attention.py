@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import comfy.model_management
 import node_helpers
 import nodes  # the host's, not this folder
@@ -12,11 +10,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRWebError, Mixture
+from ..lorweb_core.analogy import SHOWN_PAIRS, Analogy
 from ..lorweb_core.errors import shown
-from ..lorweb_core.kept_references import Refresh, check_can_keep
+from ..lorweb_core.kept_references import check_can_keep
 from ..lorweb_core.layout import find_layout
-from ..lorweb_core.triplet import triplets
-from .host import shared_inputs
+from .host import analogy_inputs, shared_inputs
+from .host.analogy_inputs import SPEEDS, given_analogy
 from .host.analogy_sampling import AnalogySampling, mark_conditioning
 from .host.checked_node import CheckedNode
 from .host.reference_run import Keeping
@@ -25,25 +24,7 @@ from .host.reference_run import Keeping
 LATENT_CHANNELS = 16
 DOWNSCALE = 8
 
-DEMONSTRATIONS = ("first pair", "all pairs")
-
-KEPT = Keeping(Refresh(every=0))
-
-
-class Speed(NamedTuple):
-    """Say what of an analogy is computed."""
-
-    sampled: str | None
-    """One of layout.SAMPLED; None for what the basis was trained with."""
-    keeping: Keeping = Keeping()
-
-
-SPEEDS = {
-    "as trained": Speed(None),
-    "as published": Speed("grid"),
-    "b' alone": Speed("result"),
-    "b' alone, references kept": Speed("result", KEPT),
-}
+NAME = "Kontext Extended-Attention Conditioning"
 
 
 class ExtendedAttention(CheckedNode):
@@ -53,53 +34,28 @@ class ExtendedAttention(CheckedNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoRWeBExtendedAttention",
-            display_name="Kontext Extended-Attention Conditioning",
+            display_name=NAME,
             category="LoRWeB",
             search_aliases=["edit by example", "visual analogy", "before after", "reference", "style transfer"],
             description="Shows FLUX.1 Kontext a, a' and b as reference: as the grid [a a'; b b], or one by one.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt, e.g. from CLIP Text Encode and FluxGuidance."),
                 shared_inputs.vae(),
-                io.Image.Input(
-                    "a",
-                    tooltip="The example before the edit. The grid takes its shape. In a batch: one for each b, or "
-                    "several for one b.",
+                analogy_inputs.analogy("a, a_prime, b, megapixels, fit, layout, demonstrations and speed"),
+                *analogy_inputs.pictures(
+                    "The example before the edit. The grid takes its shape. In a batch: one for each b, or several "
+                    "for one b.",
+                    "The picture to edit in the same way. A batch is edited in one run.",
+                    "As many as there are a's.",
                 ),
-                shared_inputs.a_prime("As many as there are a's."),
-                io.Image.Input("b", tooltip="The picture to edit in the same way. A batch is edited in one run."),
-                io.Float.Input(
-                    "megapixels",
-                    default=1.0,
-                    min=0.01,
-                    max=16.0,
-                    step=0.01,
-                    tooltip="The size of what is sampled, in units of 1024 × 1024 pixels; 1.0 as published. In the "
-                    "layout grid that is the whole grid, and b' is a quarter of it; in sequence it is b' itself.",
-                ),
+                analogy_inputs.megapixels(),
                 shared_inputs.fit(),
                 io.Conditioning.Input(
                     "negative", optional=True, tooltip="Gets the same reference, for samplers with CFG above 1."
                 ),
                 shared_inputs.layout(),
-                shared_inputs.choice(
-                    "demonstrations",
-                    DEMONSTRATIONS,
-                    "With several pairs for one b: show the model the first, as trained, or all of them.",
-                    optional=True,
-                    advanced=True,
-                ),
-                shared_inputs.choice(
-                    "speed",
-                    SPEEDS,
-                    "as published: the whole grid is sampled, and the references are computed in each step. b' alone: "
-                    "only its cell is sampled, in 0.39 of the time on a CPU. references kept: what the model makes of "
-                    "them in the first step serves the others; 28 steps then took 0.11. In the small world, "
-                    "with a FLUX.1 of toy size, errors were 1.02 to 1.10 of the published form's; nobody has measured "
-                    "Kontext's own weights yet. as trained: what the mixture's basis says, the whole grid where none "
-                    "is linked. Set the same on Analogy Result; the model must come from Mixed LoRA Apply or Keep "
-                    "References.",
-                    optional=True,
-                ),
+                analogy_inputs.demonstrations(),
+                analogy_inputs.speed("Set the same on Analogy Result."),
                 shared_inputs.as_trained(),
             ],
             outputs=[
@@ -117,41 +73,45 @@ class ExtendedAttention(CheckedNode):
         cls,
         positive,
         vae,
-        a: Tensor,
-        a_prime: Tensor,
-        b: Tensor,
+        a: Tensor | None = None,
+        a_prime: Tensor | None = None,
+        b: Tensor | None = None,
         megapixels: float = 1.0,
         fit: str = "stretch",
         negative=None,
         layout: str = "grid",
-        demonstrations: str = "first pair",
+        demonstrations: str = SHOWN_PAIRS[0],
         speed: str = "as trained",
         mixture: Mixture | None = None,
+        analogy: Analogy | None = None,
     ) -> io.NodeOutput:
-        chosen, fast = find_layout(layout), shared_inputs.chosen("speed", SPEEDS, speed)
-        sampled = shared_inputs.what_is_sampled(fast.sampled, mixture)
-        if mixture and fast.keeping.refresh.keeps:
+        sampled, refresh = shared_inputs.chosen("speed", SPEEDS, speed)
+        analogy = given_analogy(
+            NAME,
+            analogy,
+            {"a": a, "a_prime": a_prime, "b": b},
+            fit=fit,
+            layout=layout,
+            megapixels=megapixels,
+            sampled=sampled,
+            refresh=refresh,
+            demonstrations=demonstrations,
+        )
+        if mixture and analogy.refresh.keeps:
             check_can_keep(mixture.basis)
-        if demonstrations not in DEMONSTRATIONS:
-            raise LoRWebError(
-                f"demonstrations is {shown(demonstrations)}; expected one of: {', '.join(DEMONSTRATIONS)}."
-            )
         if negative is None:
             (negative,) = nodes.ConditioningZeroOut().zero_out(positive)
-        if chosen.indexed:
+        if find_layout(analogy.layout).indexed:
             positive, negative = _indexed(positive, "positive"), _indexed(negative, "negative")
-        analogies = triplets(a, a_prime, b)
-        if demonstrations == "first pair":
-            analogies = [analogy._replace(pairs=analogy.pairs[:1]) for analogy in analogies]
-        laid_out = [chosen.show(analogy, megapixels, fit, sampled) for analogy in analogies]
+        laid_out = analogy.lay_out(shared_inputs.what_is_sampled(analogy.sampled, mixture))
         references = [torch.stack(images) for images in zip(*(s.references for s in laid_out), strict=True)]
         values = {"reference_latents": [vae.encode(images) for images in references]}
         height, width = laid_out[0].sampled  # of all: the images of a batch are of one size
         latent = torch.zeros(
-            (len(analogies), LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE),
+            (len(laid_out), LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE),
             device=comfy.model_management.intermediate_device(),
         )
-        sampling = AnalogySampling(laid_out[0].place, fast.keeping)
+        sampling = AnalogySampling(laid_out[0].place, Keeping(analogy.refresh))
 
         def show(conditioning: list) -> list:
             return mark_conditioning(node_helpers.conditioning_set_values(conditioning, values, append=True), sampling)

@@ -11,12 +11,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...lorweb_core import LoRABasis, LoRWebError, Mixture
+from ...lorweb_core.analogy import Analogy
 from ...lorweb_core.errors import shown
 
 PLAIN = (str, bool, int, float, dict, list, tuple)
 """What JSON can write where a link belongs; the host passes it on."""
 
-OWN_TYPES = {"LORWEB_BASIS": LoRABasis, "LORWEB_MIXTURE": Mixture, "IMAGE": Tensor}
+OWN_TYPES = {"LORWEB_ANALOGY": Analogy, "LORWEB_BASIS": LoRABasis, "LORWEB_MIXTURE": Mixture, "IMAGE": Tensor}
 
 
 class CheckedNode(io.ComfyNode):
@@ -42,13 +43,21 @@ def _checked(described: type[io.ComfyNode], execute):
         schema, given = described.GET_SCHEMA(), dict(zip(names, args, strict=False)) | kwargs
         for wanted in schema.inputs:
             if wanted.id in given:
-                held = given[wanted.id]
-                listed = schema.is_input_list and isinstance(held, (list, tuple))
-                for value in held if listed else [held]:
-                    _check(schema.display_name, wanted, value)
+                for each, value in _held(schema, wanted, given[wanted.id]):
+                    _check(schema.display_name, each, value)
         return execute(node, *args, **kwargs)
 
     return checked
+
+
+def _held(schema: io.Schema, wanted: io.Input, held: Any) -> list[tuple[io.Input, Any]]:
+    """List what an input holds, each value with the input that it is held against: of lists, and of growing inputs."""
+    if schema.is_input_list and isinstance(held, (list, tuple)):
+        return [(wanted, value) for value in held]
+    if isinstance(wanted, io.Autogrow.Input) and isinstance(held, dict):
+        grown = wanted.template.cached_inputs
+        return [(grown.get(name, wanted), value) for name, value in held.items()]
+    return [(wanted, held)]
 
 
 def _check(node: str, wanted: io.Input, value: Any) -> None:

@@ -31,9 +31,10 @@ def mixture(name: str = "mixture", more: str = "", optional: bool = False) -> io
     return sockets.Mixture.Input(name, optional=optional, tooltip=tooltip)
 
 
-def a_prime(more: str = "") -> io.Input:
+def a_prime(more: str = "", optional: bool = False) -> io.Input:
     """Describe the socket of a′; more: what else its tooltip says."""
-    return io.Image.Input("a_prime", tooltip=_sentences("The same example after the edit.", more))
+    tooltip = _sentences("The same example after the edit.", more)
+    return io.Image.Input("a_prime", optional=optional, tooltip=tooltip)
 
 
 def vae() -> io.Input:

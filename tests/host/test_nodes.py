@@ -59,13 +59,20 @@ def pictures() -> list[torch.Tensor]:
     return [standins.picture(*scene, size=(128, 96))[None] for scene in scenes]
 
 
+PICTURES = ["a", "a_prime", "b"]
+
 SPEED = ["speed", "mixture"]
 
 SOCKETS = {
     "LoRWeBBasisLoader": ("LoRWeB Basis Loader", ["basis_name", "config_name"], ["LORWEB_BASIS"]),
+    "LoRWeBAnalogy": (
+        "Analogy",
+        [*PICTURES, "more_a", "more_a_prime", "fit", "layout", "megapixels", "speed", "demonstrations"],
+        ["LORWEB_ANALOGY"],
+    ),
     "LoRWeBAnalogyEncoder": (
         "Analogy Encoder",
-        ["basis", "a", "a_prime", "b", "clip_vision", "demonstrations"],
+        ["basis", "analogy", "a", "a_prime", "b", "clip_vision", "demonstrations"],
         ["LORWEB_MIXTURE"],
     ),
     "LoRWeBMixedLoRAApply": (
@@ -75,12 +82,12 @@ SOCKETS = {
     ),
     "LoRWeBExtendedAttention": (
         "Kontext Extended-Attention Conditioning",
-        ["positive", "vae", "a", "a_prime", "b", "megapixels", "fit", "negative", "layout", "demonstrations", *SPEED],
+        ["positive", "vae", "analogy", *PICTURES, "megapixels", "fit", "negative", "layout", "demonstrations", *SPEED],
         ["CONDITIONING", "CONDITIONING", "LATENT", "IMAGE"],
     ),
     "LoRWeBAnalogyResult": (
         "Analogy Result",
-        ["image", "b", "fit", "layout", "pairs", "sampled", "mixture"],
+        ["image", "b", "fit", "layout", "pairs", "sampled", "mixture", "analogy"],
         ["IMAGE"],
     ),
     "LoRWeBAnalogyAttention": (
@@ -101,8 +108,12 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     assert [o.io_type for o in schema.outputs] == outputs
     assert all(i.tooltip for i in schema.inputs)
     optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method", "speed", "sampled"}
-    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error"}
-    shows_or_cuts = {"LoRWeBExtendedAttention": {"mixture"}, "LoRWeBAnalogyResult": {"b", "mixture"}}
+    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error", "analogy", "more_a", "more_a_prime"}
+    shows_or_cuts = {
+        "LoRWeBAnalogyEncoder": {*PICTURES},
+        "LoRWeBExtendedAttention": {"mixture", *PICTURES},
+        "LoRWeBAnalogyResult": {"b", "mixture"},
+    }
     assert {i.id for i in schema.inputs if i.optional} == set(inputs) & optional | shows_or_cuts.get(node_id, set())
 
 
