@@ -18,7 +18,10 @@ import aiohttp
 from environment import ROOT
 
 Event = Callable[[str, dict], None]
-"""Called with the type and the data of each of the server's messages about a prompt."""
+"""Called with the type and the data of each of the server's messages about a prompt, and of texts in nodes."""
+
+TEXT = (3).to_bytes(4, "big")
+"""How a binary message begins that shows a text in a node (protocol.py: BinaryEventTypes)."""
 
 
 class PromptError(RuntimeError):
@@ -101,6 +104,8 @@ class ComfyServer:
                 waiting.append(body["prompt_id"])
             pictures: dict[str, dict[str, list[Path]]] = {prompt: {} for prompt in waiting}
             async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY and on_event and message.data[:4] == TEXT:
+                    on_event("progress_text", _shown_text(message.data[4:]))
                 if message.type != aiohttp.WSMsgType.TEXT:
                     continue
                 event = json.loads(message.data)
@@ -123,3 +128,9 @@ class ComfyServer:
 
     def _file(self, image: dict) -> Path:
         return self.base / image["type"] / image["subfolder"] / image["filename"]
+
+
+def _shown_text(message: bytes) -> dict[str, str]:
+    """Read what the host's send_progress_text (server.py) sent: the length of a node's id, the id, and the text."""
+    end = 4 + int.from_bytes(message[:4], "big")
+    return {"node": message[4:end].decode(), "text": message[end:].decode()}
