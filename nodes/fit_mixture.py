@@ -15,6 +15,7 @@ from ..lorweb_core.fitting.memory import estimate_fit
 from ..lorweb_core.fitting.settings import FitSettings
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layer_check import check_layers
+from ..lorweb_core.pictures.strip import strip
 from ..lorweb_core.triplet import image_pairs
 from .host import fitting_inputs, shared_inputs, sockets
 from .host.checked_node import CheckedNode
@@ -90,6 +91,9 @@ class FitMixture(CheckedNode):
         preview_every: int = 5,
     ) -> io.NodeOutput:
         pairs = image_pairs(a, a_prime)
+        if steps == 0:
+            shown = strip(list(pairs[0]), ["a", "a'"])[None]
+            return with_picture(cls, shown, mixture or _start(None, basis), shown, json.dumps({"steps": 0}))
         start = _start(mixture, basis)
         settings = FitSettings(
             fitted=fitted,
