@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension
 
 from .nodes import NODES
+from .nodes.host.example_pictures import offer_pictures
 
 for folder in ("lorweb", "lorweb_mixtures", "lorweb_datasets"):
     folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
@@ -17,4 +18,5 @@ class LoRWebExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> ComfyExtension:
+    offer_pictures()
     return LoRWebExtension()

@@ -18,6 +18,7 @@ from .mixture_inspector import MixtureInspector
 from .picture_strip import PictureStrip
 from .prune_basis import PruneBasis
 from .save_mixture import SaveMixture
+from .small_world_models import SmallWorldModels
 from .train_basis import TrainBasis
 
 NODES = [
@@ -42,4 +43,5 @@ NODES = [
     ExportLoRA,
     TrainBasis,
     FitMixture,
+    SmallWorldModels,
 ]

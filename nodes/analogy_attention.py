@@ -28,6 +28,7 @@ class AnalogyAttention(CheckedNode):
             node_id="LoRWeBAnalogyAttention",
             display_name="Analogy Attention",
             category="LoRWeB",
+            search_aliases=["visual analogy", "reference strength", "reference weight", "kontext"],
             description="Weighs how much FLUX.1 Kontext looks at the example pair and at b while it paints b'.",
             inputs=[
                 io.Model.Input("model", tooltip="FLUX.1 Kontext, before or after Mixed LoRA Apply. It is not changed."),

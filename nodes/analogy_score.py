@@ -32,6 +32,7 @@ class AnalogyScore(CheckedNode):
             node_id="LoRWeBAnalogyScore",
             display_name="Analogy Score",
             category="LoRWeB",
+            search_aliases=["compare", "rank results", "best of seeds", "visual analogy"],
             description="Ranks results b' of one analogy, from several seeds or mixtures: does the edit follow the "
             "example's, and is the rest of b still there?",
             is_input_list=True,

@@ -36,6 +36,7 @@ class FitMixture(CheckedNode):
             node_id="LoRWeBFitMixture",
             display_name="Fit Mixture",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "before after", "transfer edit", "one shot training"],
             description="Finds the mixture that makes the example's edit, by gradients through the model, where the "
             "Analogy Encoder only guesses it. Cancel keeps what is found; the same settings go on from there.",
             inputs=[

@@ -51,7 +51,8 @@ class TrainBasis(CheckedNode):
         return io.Schema(
             node_id="LoRWeBTrainBasis",
             display_name="Train Basis",
-            category="LoRWeB",
+            category="LoRWeB/training",
+            search_aliases=["train lora", "learn edits", "before after", "dataset"],
             description="Learns a basis of LoRAs from pairs of pictures before and after an edit, and saves it in "
             "models/lorweb. Cancel keeps what is learned; the same settings go on from there.",
             inputs=[

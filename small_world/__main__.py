@@ -60,6 +60,12 @@ def _pairs(arguments: argparse.Namespace) -> None:
     write_pairs(Path(arguments.out))
 
 
+def _pictures(arguments: argparse.Namespace) -> None:
+    from small_world.example_pictures import draw_examples
+
+    draw_examples()
+
+
 def _pipeline(arguments: argparse.Namespace) -> None:
     from small_world import install
     from small_world.models.diffusers_folder import write_pipeline
@@ -97,6 +103,7 @@ COMMANDS = {
     "measure": Command("measure the base and the basis that are shipped", _measure),
     "ways": Command("measure what sampling b' alone and keeping the references cost in quality", _ways),
     "pairs": Command("write pairs of pictures, grouped by edit, for `python -m lorweb_core train`", _pairs),
+    "pictures": Command("draw the pictures that the bundled workflows open with", _pictures),
     "pipeline": Command("write the base and the autoencoder as a pipeline of diffusers", _pipeline),
     "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
     "fit": Command("fit mixtures to examples, and measure them (an hour; continues where it stopped)", _fit),

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lorweb_core.files.image_file import write_png
 from lorweb_core.files.safetensors_writer import write_all
-from small_world.models import autoencoder, stored
+from small_world.models import stored
+from small_world.models.taesd import full_taesd
 from small_world.world.drawn_grids import draw_pairs
 from small_world.world.edits import Edit
 from small_world.world.scenes import SIDE
@@ -50,7 +51,7 @@ def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
 
 def taesd() -> dict[str, Tensor]:
     """Load every tensor of the autoencoder, under ComfyUI's names."""
-    return autoencoder.full_taesd(load_file(stored.AUTOENCODER))
+    return full_taesd(load_file(stored.AUTOENCODER))
 
 
 def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[str]:

@@ -42,9 +42,7 @@ class ComfyServer:
         pack = base / "custom_nodes" / "ComfyUI-LoRWeB"
         if not pack.exists():
             # What the registry would ship; a copy, because Windows keeps links for administrators.
-            shutil.copytree(
-                ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "tools", "docs", "small_world", "demo-output")
-            )
+            shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "tools", "docs", "demo-output"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -67,6 +67,7 @@ def demonstrations() -> io.Input:
         SHOWN_PAIRS,
         "With several pairs for one b: show the model the first, as trained, or all of them.",
         optional=True,
+        advanced=True,
     )
 
 

@@ -76,6 +76,7 @@ def pairs() -> io.Input:
         optional=True,
         default=1,
         min=1,
+        advanced=True,
         tooltip="How many pairs the model is shown: 1, or with demonstrations at 'all pairs' as many as were given.",
     )
 
@@ -145,13 +146,18 @@ def origin(counts: str) -> io.Input:
 
 def theme() -> io.Input:
     """Offer the colours of the picture that a node shows."""
-    return choice("theme", THEMES, "Colours of the picture: dark as ComfyUI, or light as paper.", optional=True)
+    tooltip = "Colours of the picture: dark as ComfyUI, or light as paper."
+    return choice("theme", THEMES, tooltip, optional=True, advanced=True)
 
 
-def choice(name: str, options, tooltip: str, default: str | None = None, optional: bool = False) -> io.Input:
+def choice(
+    name: str, options, tooltip: str, default: str | None = None, optional: bool = False, advanced: bool | None = None
+) -> io.Input:
     """Offer a list of names to choose one from; default: the first where none is given."""
     listed = list(options)
-    return io.Combo.Input(name, options=listed, default=default or listed[0], optional=optional, tooltip=tooltip)
+    return io.Combo.Input(
+        name, options=listed, default=default or listed[0], optional=optional, tooltip=tooltip, advanced=advanced
+    )
 
 
 def chosen(name: str, options: Mapping[str, Chosen], given: str) -> Chosen:

@@ -1,7 +1,7 @@
 """A TAESD with FLUX's 16 latent channels (madebyollin/taesd), trained on pictures of the world.
 
 TAESD's layout is fixed at 64 channels and 2.4 million values. Most of its blocks are left at zero here, which makes
-them a ReLU: what is trained is a third of it, and what is kept too (`full_taesd` adds the zeros).
+them a ReLU: what is trained is a third of it, and what is kept too (`taesd.full_taesd` adds the zeros).
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from small_world.models.one_cycle import OneCycle
+from small_world.models.taesd import DECODER_BLOCKS, ENCODER_BLOCKS, WIDTH
 from small_world.world.scenes import draw_scenes, render
 
-CHANNELS, WIDTH = 16, 64
+CHANNELS = 16
 DOWNSCALE = 8
-# Sequential positions as in ComfyUI's comfy/taesd/taesd.py. Blocks, and of them the ones that are trained.
-_ENCODER_BLOCKS, _ENCODER_TRAINED = (1, 3, 4, 5, 7, 8, 9, 11, 12, 13), (9, 12, 13)
-_DECODER_BLOCKS, _DECODER_TRAINED = (3, 4, 5, 8, 9, 10, 13, 14, 15, 18), (3, 4, 5, 9, 10, 15)
-
-Weights = dict[str, Tensor]
+_ENCODER_TRAINED, _DECODER_TRAINED = (9, 12, 13), (3, 4, 5, 9, 10, 15)
 
 
 class Block(nn.Module):
@@ -57,31 +54,17 @@ class TinyAutoencoder(nn.Module):
 
         down = {position: conv(WIDTH, WIDTH, stride=2, bias=False) for position in (2, 6, 10)}
         ends = {0: conv(3, WIDTH), 14: conv(WIDTH, CHANNELS)}
-        self.taesd_encoder = _coder(ends | down, _ENCODER_BLOCKS, _ENCODER_TRAINED)
+        self.taesd_encoder = _coder(ends | down, ENCODER_BLOCKS, _ENCODER_TRAINED)
         up = {position: nn.Upsample(scale_factor=2) for position in (6, 11, 16)}
         wide = {position: conv(WIDTH, WIDTH, bias=False) for position in (7, 12, 17)}
         ends = {0: Clamp(), 1: conv(CHANNELS, WIDTH), 2: nn.ReLU(), 19: conv(WIDTH, 3)}
-        self.taesd_decoder = _coder(ends | up | wide, _DECODER_BLOCKS, _DECODER_TRAINED)
+        self.taesd_decoder = _coder(ends | up | wide, DECODER_BLOCKS, _DECODER_TRAINED)
 
     def encode(self, pictures: Tensor) -> Tensor:
         return self.taesd_encoder(pictures)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.taesd_decoder(latents)
-
-
-def full_taesd(weights: Weights) -> Weights:
-    """Complete what was trained to every tensor of a TAESD, under ComfyUI's names.
-
-    They are for FLUX's scale and shift of latents.
-    """
-    # The host's FLUX takes (latent − shift) · scale: these two make that the encoder's own output.
-    whole = {"vae_scale": torch.tensor(0.3611), "vae_shift": torch.tensor(0.1159)}
-    for coder, blocks in (("taesd_encoder", _ENCODER_BLOCKS), ("taesd_decoder", _DECODER_BLOCKS)):
-        for name in (f"{coder}.{block}.conv.{layer}" for block in blocks for layer in (0, 2, 4)):
-            whole[f"{name}.weight"] = torch.zeros(WIDTH, WIDTH, 3, 3)
-            whole[f"{name}.bias"] = torch.zeros(WIDTH)
-    return whole | {name: tensor.float() for name, tensor in weights.items()}
 
 
 def train(steps: int = 5000, batch: int = 8, seed: int = 0) -> TinyAutoencoder:

@@ -12,17 +12,13 @@ from torch import nn
 from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.encoder import VisionEncoder, load_encoder
 from lorweb_core.files.safetensors_writer import write_all
-from small_world.models import flux, image_encoder
+from small_world.models import flux
 from small_world.models.autoencoder import TinyAutoencoder
+from small_world.models.files import AUTOENCODER, BASE, ENCODER, FOLDER
+from small_world.models.files import BASIS as BASIS
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
-
-FOLDER = Path(__file__).parent
-AUTOENCODER = FOLDER / "autoencoder.safetensors"
-ENCODER = FOLDER / image_encoder.ID.rpartition("/")[2]
-BASE = FOLDER / "base.safetensors"
-BASIS = FOLDER / "basis.safetensors"
 
 
 def save(model: nn.Module, path: Path) -> None:

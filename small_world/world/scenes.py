@@ -111,9 +111,9 @@ def select(scenes: Scenes, index: Tensor | slice) -> Scenes:
     return Scenes(**{field.name: getattr(scenes, field.name)[index] for field in fields(Scenes)})
 
 
-def render(scenes: Scenes) -> Tensor:
-    """Draw scenes as pictures, (n, 3, SIDE, SIDE), float32 in 0–1."""
-    line = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
+def render(scenes: Scenes, side: int = SIDE) -> Tensor:
+    """Draw scenes as pictures, (n, 3, side, side), float32 in 0–1. Filters that blur are as fine at any side."""
+    line = (torch.arange(side) + 0.5) / side * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     picture = _landscape(scenes, x, y)
     picture = _object(scenes, picture, x, y)
@@ -135,18 +135,18 @@ def _table(rows) -> Tensor:
 
 def _cover(distance: Tensor) -> Tensor:
     """Cover a shape: 1 inside, where the distance to its edge is negative, 0 outside; the edge is a pixel wide."""
-    return (0.5 - distance * SIDE / 2).clamp(0, 1)
+    return (0.5 - distance * distance.shape[-1] / 2).clamp(0, 1)
 
 
 def _paint(picture: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
-    """Blend a colour, (n, 3) or (3,), over pictures; cover: how much of it, (n, SIDE, SIDE)."""
+    """Blend a colour, (n, 3) or (3,), over pictures; cover: how much of it, (n, side, side)."""
     return picture + cover[:, None] * (colour[..., :, None, None] - picture)
 
 
 def _landscape(scenes: Scenes, x: Tensor, y: Tensor) -> Tensor:
     sky, ground, specks = (_table(colours)[scenes.season] for colours in zip(*SEASONS.values(), strict=True))
     n = len(scenes)
-    picture = sky[:, :, None, None].expand(n, 3, SIDE, SIDE)
+    picture = sky[:, :, None, None].expand(n, 3, *x.shape)
     picture = _paint(picture, _cover(HORIZON - y).expand(n, -1, -1), ground)
     # Specks in two rows, moved along by the scene's own phase.
     rows = torch.floor((y - HORIZON) / 0.3)

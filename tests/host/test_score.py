@@ -82,7 +82,7 @@ def test_the_sockets_others_lean_on(host):
         ),
     ):
         schema = host.node(node_id).GET_SCHEMA()
-        assert (schema.display_name, schema.category, schema.is_input_list) == (name, "LoRWeB", True)
+        assert (schema.display_name, schema.is_input_list) == (name, True)
         assert [i.id for i in schema.inputs] == inputs
         assert {i.id for i in schema.inputs if i.optional} == optional
         assert [o.id for o in schema.outputs] == outputs
