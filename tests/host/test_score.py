@@ -110,7 +110,7 @@ def test_scores_are_those_of_the_bases_own_encoder(host, basis, clip_folder):
 
 def test_an_analogy_is_scored_as_its_pictures_are(host, basis, clip_folder):
     node, pictures = host.node("LoRWeBAnalogyScore"), analogy()
-    (whole,) = host.node("LoRWeBAnalogy").execute(*(batch[0][None] for batch in pictures.values())).result
+    (whole,) = host.node("LoRWeBAnalogy").execute(*(batch for (batch,) in pictures.values())).result
     one = node.execute([basis()], **pictures, b_prime=results()).result[4]
     assert node.execute([basis()], b_prime=results(), analogy=[whole]).result[4] == one
     with pytest.raises(host.core.LoRWebError, match="Analogy Score has an analogy and also b"):
