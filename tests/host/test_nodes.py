@@ -92,7 +92,7 @@ SOCKETS = {
     ),
     "LoRWeBAnalogyAttention": (
         "Analogy Attention",
-        ["model", "example_weight", "b_weight", "layout", "pairs"],
+        ["model", "example_weight", "b_weight", "layout", "pairs", "analogy"],
         ["MODEL"],
     ),
     "LoRWeBKeepReferences": ("Keep References", ["model", "every", "shares", "stored", "place"], ["MODEL"]),
