@@ -16,6 +16,7 @@ from types import TracebackType
 
 import aiohttp
 from environment import ROOT
+from pack import shipped_files
 
 Event = Callable[[str, dict], None]
 """Called with the type and the data of each of the server's messages about a prompt, and of texts in nodes."""
@@ -51,7 +52,9 @@ class ComfyServer:
         pack = base / "custom_nodes" / "ComfyUI-LoRWeB"
         if not pack.exists():
             # What the registry would ship; a copy, because Windows keeps links for administrators.
-            shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "tools", "docs", "demo-output"))
+            for path in shipped_files():
+                (pack / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / path, pack / path)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
