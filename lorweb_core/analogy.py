@@ -66,6 +66,11 @@ class Analogy:
         """Count the pairs that the model is shown for each b."""
         return len(self.shown[0].pairs)
 
+    @property
+    def all_pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """List the pairs of all b's, each once."""
+        return list({tuple(map(id, pair)): pair for triplet in self.triplets for pair in triplet.pairs}.values())
+
     def lay_out(self, sampled: str) -> list[Shown]:
         """Lay out each b's analogy for the model, all of one size. sampled: one of layout.SAMPLED."""
         show = find_layout(self.layout).show

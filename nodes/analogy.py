@@ -26,6 +26,7 @@ class Analogy(CheckedNode):
             node_id="LoRWeBAnalogy",
             display_name="Analogy",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "before after", "transfer edit", "style transfer"],
             description="An example before and after its edit, and the picture to edit in the same way. One link "
             "brings them, and how they are shown and sampled, to every node that asks.",
             inputs=[

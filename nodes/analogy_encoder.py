@@ -26,6 +26,7 @@ class AnalogyEncoder(CheckedNode):
             node_id="LoRWeBAnalogyEncoder",
             display_name="Analogy Encoder",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "before after", "transfer edit", "style transfer"],
             description="Looks at the analogy a : a' :: b : ? and picks the mixture of LoRAs that makes this edit.",
             inputs=[
                 shared_inputs.basis(),
@@ -46,6 +47,7 @@ class AnalogyEncoder(CheckedNode):
                     "For several pairs (a, a_prime) and one b: average what the encoder sees in them, or the "
                     "coefficients that each of them gives.",
                     optional=True,
+                    advanced=True,
                 ),
             ],
             outputs=[sockets.Mixture.Output("mixture", tooltip="Mixing coefficients per layer; for Mixed LoRA Apply.")],

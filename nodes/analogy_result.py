@@ -26,6 +26,7 @@ class AnalogyResult(CheckedNode):
             node_id="LoRWeBAnalogyResult",
             display_name="Analogy Result",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "crop result", "cut grid"],
             description="Cuts b', the bottom-right cell, out of the decoded grid; b' sampled alone comes in b's size.",
             inputs=[
                 io.Image.Input("image", tooltip="What VAE Decode gives, or a batch of it."),

@@ -27,6 +27,7 @@ class BasisLoader(CheckedNode):
             node_id="LoRWeBBasisLoader",
             display_name="LoRWeB Basis Loader",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "load lorweb", "lora basis"],
             description="Loads a learned basis of LoRAs (lorweb_model.safetensors) from models/lorweb.",
             inputs=[
                 io.Combo.Input(
@@ -39,6 +40,7 @@ class BasisLoader(CheckedNode):
                     "config_name",
                     options=[AUTO, *listed_files(BASES, *CONFIGS)],
                     default=AUTO,
+                    advanced=True,
                     tooltip="The training config that says how the basis is routed. auto: the YAML of the same name "
                     "or config.yaml beside the checkpoint. Without one, sizes are read from the tensors, and the rest "
                     "is as released.",

@@ -21,7 +21,8 @@ class BasisSimilarity(CheckedNode):
         return io.Schema(
             node_id="LoRWeBBasisSimilarity",
             display_name="Basis Similarity",
-            category="LoRWeB",
+            category="LoRWeB/basis",
+            search_aliases=["compare", "lora similarity"],
             description="Shows how alike the LoRAs of a basis are: the cosines of the changes that they make.",
             inputs=[
                 shared_inputs.basis(),

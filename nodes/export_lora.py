@@ -25,7 +25,8 @@ class ExportLoRA(CheckedNode):
         return io.Schema(
             node_id="LoRWeBExportLoRA",
             display_name="Export as LoRA",
-            category="LoRWeB",
+            category="LoRWeB/mixtures",
+            search_aliases=["save lora", "lora mix", "extract lora"],
             description="Writes the mixture as an ordinary LoRA into models/loras, for Load LoRA and every other FLUX "
             "tool: ComfyUI, diffusers, Forge, Nunchaku.",
             inputs=[
@@ -57,6 +58,7 @@ class ExportLoRA(CheckedNode):
                     DTYPES,
                     "The file's number format. float16 is exact to 0.02 %, bfloat16 to 0.2 %; float32 makes the file "
                     "twice as large.",
+                    advanced=True,
                 ),
                 shared_inputs.theme(),
             ],

@@ -36,6 +36,7 @@ class ExtendedAttention(CheckedNode):
             node_id="LoRWeBExtendedAttention",
             display_name=NAME,
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "before after", "reference", "style transfer"],
             description="Shows FLUX.1 Kontext a, a' and b as reference: as the grid [a a'; b b], or one by one.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt, e.g. from CLIP Text Encode and FluxGuidance."),

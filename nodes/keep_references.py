@@ -31,6 +31,7 @@ class KeepReferences(CheckedNode):
             node_id="LoRWeBKeepReferences",
             display_name="Keep References",
             category="LoRWeB",
+            search_aliases=["reference", "cache", "faster", "speed up", "kontext"],
             description="Says in which steps FLUX.1 Kontext computes its reference images. In the others it attends to "
             "what was kept. In place of what speed on Kontext Extended-Attention Conditioning says of references.",
             inputs=[
@@ -55,6 +56,7 @@ class KeepReferences(CheckedNode):
                     "exact: as computed, 2.9 GB for the published grid at 1 megapixel in 16 bits. 8 bits: a little "
                     "more than half of that.",
                     optional=True,
+                    advanced=True,
                 ),
                 shared_inputs.choice(
                     "place",
@@ -62,6 +64,7 @@ class KeepReferences(CheckedNode):
                     "GPU: beside the model. main memory: brought to the GPU in each step, for cards with little "
                     "memory. Where there is too little the references are computed in each step, and the log says so.",
                     optional=True,
+                    advanced=True,
                 ),
             ],
             outputs=[io.Model.Output("model", tooltip="The model, which keeps references so.")],

@@ -21,7 +21,8 @@ class LoadMixture(CheckedNode):
         return io.Schema(
             node_id="LoRWeBLoadMixture",
             display_name="Load Mixture",
-            category="LoRWeB",
+            category="LoRWeB/mixtures",
+            search_aliases=["lora mix", "load edit"],
             description="Loads a mixture that Save Mixture saved, onto the basis that it was made with.",
             inputs=[
                 sockets.Basis.Input(

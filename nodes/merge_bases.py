@@ -21,7 +21,8 @@ class MergeBases(CheckedNode):
         return io.Schema(
             node_id="LoRWeBMergeBases",
             display_name="Merge Bases",
-            category="LoRWeB",
+            category="LoRWeB/basis",
+            search_aliases=["lora mix", "combine bases"],
             description="Makes one basis of two of the same layout and saves it in models/lorweb. Each part still "
             "chooses among its own LoRAs as it does alone, and their changes add up.",
             inputs=[

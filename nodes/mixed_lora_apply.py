@@ -35,6 +35,7 @@ class MixedLoRAApply(CheckedNode):
             node_id="LoRWeBMixedLoRAApply",
             display_name="Mixed LoRA Apply",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "apply lora", "lora mix", "lorweb apply"],
             description="Patches the mixture of LoRAs into FLUX.1 Kontext. Chains with LoRA nodes and with itself.",
             inputs=[
                 io.Model.Input("model", tooltip="FLUX.1 Kontext, e.g. from Load Diffusion Model. It is not changed."),
@@ -48,10 +49,12 @@ class MixedLoRAApply(CheckedNode):
                     "quantized models and bases that route by activation. auto: runtime for these, else merge; the log "
                     "says which and why.",
                     optional=True,
+                    advanced=True,
                 ),
                 io.Int.Input(
                     "run_time_rank",
                     optional=True,
+                    advanced=True,
                     default=0,
                     min=0,
                     max=4096,
@@ -62,6 +65,7 @@ class MixedLoRAApply(CheckedNode):
                 io.Float.Input(
                     "run_time_error",
                     optional=True,
+                    advanced=True,
                     default=0.0,
                     min=0.0,
                     max=0.99,

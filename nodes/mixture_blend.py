@@ -20,7 +20,8 @@ class MixtureBlend(CheckedNode):
         return io.Schema(
             node_id="LoRWeBMixtureBlend",
             display_name="Mixture Blend",
-            category="LoRWeB",
+            category="LoRWeB/mixtures",
+            search_aliases=["lora mix", "blend loras", "combine edits", "interpolate"],
             description="Blends mixtures of one basis: half of this edit, twice that one, or one without the other. "
             "For more than four, blend blends.",
             inputs=[

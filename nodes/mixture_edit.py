@@ -20,7 +20,8 @@ class MixtureEdit(CheckedNode):
         return io.Schema(
             node_id="LoRWeBMixtureEdit",
             display_name="Mixture Edit",
-            category="LoRWeB",
+            category="LoRWeB/mixtures",
+            search_aliases=["lora mix", "mute lora", "lora weights", "block weights"],
             description="Changes a mixture in the layers chosen, in this order: temperature, mute and solo, keep, "
             "renormalize, scale. Chain several for several changes.",
             inputs=[

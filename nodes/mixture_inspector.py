@@ -22,7 +22,8 @@ class MixtureInspector(CheckedNode):
         return io.Schema(
             node_id="LoRWeBMixtureInspector",
             display_name="Mixture Inspector",
-            category="LoRWeB",
+            category="LoRWeB/mixtures",
+            search_aliases=["lora mix", "compare", "show coefficients"],
             description="Shows which LoRAs a mixture chooses in which layers, how much each of them changes, and how "
             "it differs from another mixture.",
             inputs=[

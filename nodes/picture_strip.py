@@ -20,6 +20,7 @@ class PictureStrip(CheckedNode):
             node_id="LoRWeBPictureStrip",
             display_name="Picture Strip",
             category="LoRWeB",
+            search_aliases=["compare", "before after", "contact sheet", "side by side"],
             description="Lays pictures side by side with a caption below each: the results of a sweep, of seeds, of "
             "strengths.",
             is_input_list=True,

@@ -34,7 +34,8 @@ class PruneBasis(CheckedNode):
         return io.Schema(
             node_id="LoRWeBPruneBasis",
             display_name="Prune Basis",
-            category="LoRWeB",
+            category="LoRWeB/basis",
+            search_aliases=["smaller basis", "shrink basis"],
             description="Makes a smaller basis, without the LoRAs that your mixtures hardly use, and saves it in "
             "models/lorweb. New analogies are routed among the LoRAs that are left.",
             inputs=[

@@ -20,7 +20,8 @@ class SaveMixture(CheckedNode):
         return io.Schema(
             node_id="LoRWeBSaveMixture",
             display_name="Save Mixture",
-            category="LoRWeB",
+            category="LoRWeB/mixtures",
+            search_aliases=["lora mix", "save edit"],
             description="Saves a mixture into models/lorweb_mixtures: coefficients and thumbnails, without the basis.",
             inputs=[
                 shared_inputs.mixture(),

@@ -29,6 +29,7 @@ class SmallWorldModels(CheckedNode):
             node_id="LoRWeBSmallWorld",
             display_name="Small World Models",
             category="LoRWeB",
+            search_aliases=["edit by example", "visual analogy", "try it now", "example", "demo"],
             description="Models to try analogies on without a download: a FLUX.1 of toy size, trained on drawn scenes "
             "of 64 x 64 pixels, with its autoencoder, image encoder and basis of LoRAs. They come with the pack, 9 MB, "
             "and run on a CPU in seconds. They know drawn scenes only, no photographs.",

@@ -15,9 +15,10 @@ def steps() -> list:
         io.Int.Input(
             "steps",
             default=FitSettings.steps,
-            min=1,
+            min=0,
             max=10_000,
-            tooltip="At most: it ends early where nothing is gained any more. With more of them the same fit goes on.",
+            tooltip="At most: it ends early where nothing is gained any more. With more of them the same fit goes on. "
+            "0: nothing is fitted, and the mixture is the one to begin at.",
         ),
         io.Float.Input(
             "rate",
@@ -42,6 +43,7 @@ def steps() -> list:
             "What is changed. coefficients: those of each layer. logits: what is behind them, so that with softmax "
             "none becomes negative. query: one query for all layers, which moves less.",
             optional=True,
+            advanced=True,
         ),
     ]
 
@@ -52,6 +54,7 @@ def details() -> list:
         io.Int.Input(
             "noises",
             optional=True,
+            advanced=True,
             default=FitSettings.noises,
             min=1,
             max=1000,
@@ -70,6 +73,7 @@ def details() -> list:
         io.Float.Input(
             "pull",
             optional=True,
+            advanced=True,
             default=FitSettings.pull,
             min=0.0,
             max=1e6,
@@ -81,6 +85,7 @@ def details() -> list:
             io.Boolean.Input(
                 name,
                 optional=True,
+                advanced=True,
                 default=getattr(FitSettings, name),
                 tooltip=f"Whether the pair is also shown {how}",
             )
@@ -91,11 +96,16 @@ def details() -> list:
             }.items()
         ),
         io.Boolean.Input(
-            "gradient_checkpointing", optional=True, default=True, tooltip="Much less memory, for a third more time."
+            "gradient_checkpointing",
+            optional=True,
+            advanced=True,
+            default=True,
+            tooltip="Much less memory, for a third more time.",
         ),
         io.Int.Input(
             "preview_every",
             optional=True,
+            advanced=True,
             default=5,
             min=0,
             max=10_000,

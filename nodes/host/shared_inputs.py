@@ -22,18 +22,18 @@ Chosen = TypeVar("Chosen")
 
 def basis(name: str = "basis", more: str = "") -> io.Input:
     """Describe the socket of a loaded basis; more: what else its tooltip says."""
-    return sockets.Basis.Input(name, tooltip=_sentences("From the LoRWeB Basis Loader.", more))
+    return sockets.Basis.Input(name, tooltip=sentences("From the LoRWeB Basis Loader.", more))
 
 
 def mixture(name: str = "mixture", more: str = "", optional: bool = False) -> io.Input:
     """Describe the socket of a mixture, whichever node made it; more: what else its tooltip says."""
-    tooltip = _sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
+    tooltip = sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
     return sockets.Mixture.Input(name, optional=optional, tooltip=tooltip)
 
 
 def a_prime(more: str = "", optional: bool = False) -> io.Input:
     """Describe the socket of a′; more: what else its tooltip says."""
-    tooltip = _sentences("The same example after the edit.", more)
+    tooltip = sentences("The same example after the edit.", more)
     return io.Image.Input("a_prime", optional=optional, tooltip=tooltip)
 
 
@@ -76,6 +76,7 @@ def pairs() -> io.Input:
         optional=True,
         default=1,
         min=1,
+        advanced=True,
         tooltip="How many pairs the model is shown: 1, or with demonstrations at 'all pairs' as many as were given.",
     )
 
@@ -96,7 +97,7 @@ def sampled() -> io.Input:
 
 def as_trained(more: str = "") -> io.Input:
     """Describe the socket of a mixture whose basis is asked what was sampled in training; more: else told."""
-    return mixture(more=_sentences("'as trained' then follows its basis.", more), optional=True)
+    return mixture(more=sentences("'as trained' then follows its basis.", more), optional=True)
 
 
 def what_is_sampled(chosen: str | None, mixture: Mixture | None) -> str:
@@ -145,13 +146,18 @@ def origin(counts: str) -> io.Input:
 
 def theme() -> io.Input:
     """Offer the colours of the picture that a node shows."""
-    return choice("theme", THEMES, "Colours of the picture: dark as ComfyUI, or light as paper.", optional=True)
+    tooltip = "Colours of the picture: dark as ComfyUI, or light as paper."
+    return choice("theme", THEMES, tooltip, optional=True, advanced=True)
 
 
-def choice(name: str, options, tooltip: str, default: str | None = None, optional: bool = False) -> io.Input:
+def choice(
+    name: str, options, tooltip: str, default: str | None = None, optional: bool = False, advanced: bool | None = None
+) -> io.Input:
     """Offer a list of names to choose one from; default: the first where none is given."""
     listed = list(options)
-    return io.Combo.Input(name, options=listed, default=default or listed[0], optional=optional, tooltip=tooltip)
+    return io.Combo.Input(
+        name, options=listed, default=default or listed[0], optional=optional, tooltip=tooltip, advanced=advanced
+    )
 
 
 def chosen(name: str, options: Mapping[str, Chosen], given: str) -> Chosen:
@@ -161,5 +167,6 @@ def chosen(name: str, options: Mapping[str, Chosen], given: str) -> Chosen:
     return options[given]
 
 
-def _sentences(*texts: str) -> str:
+def sentences(*texts: str) -> str:
+    """Join the sentences of a tooltip, without those that are empty."""
     return " ".join(filter(None, texts))

@@ -33,9 +33,12 @@ def settings() -> list:
     return [
         io.Int.Input("loras", default=32, min=1, max=256, tooltip="N, LoRAs in each layer. 1 is a plain LoRA."),
         io.Int.Input("rank", default=4, min=1, max=256, tooltip="r, of each of them."),
-        io.Int.Input("keys_dim", default=128, min=1, max=4096, tooltip="D, the width of keys and queries."),
+        io.Int.Input(
+            "keys_dim", default=128, min=1, max=4096, advanced=True, tooltip="D, the width of keys and queries."
+        ),
         io.Combo.Input(
             "query_mode",
+            advanced=True,
             options=list(MODES),
             default=MODES[0],
             tooltip="What the basis is asked with: a, a' and b each for itself as released, or other views of "
@@ -44,7 +47,12 @@ def settings() -> list:
         io.Int.Input("steps", default=1000, min=1, max=1_000_000, tooltip="More can be added to a run later."),
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Analogies at a time."),
         io.Int.Input(
-            "gradient_accumulation", default=1, min=1, max=1024, tooltip="Batches that make one step together."
+            "gradient_accumulation",
+            default=1,
+            min=1,
+            max=1024,
+            advanced=True,
+            tooltip="Batches that make one step together.",
         ),
         io.Float.Input(
             "learning_rate",
@@ -65,11 +73,13 @@ def settings() -> list:
         ),
         io.Boolean.Input(
             "gradient_checkpointing",
+            advanced=True,
             default=True,
             tooltip="Much less memory, for a third more time.",
         ),
         io.Int.Input(
             "save_every",
+            advanced=True,
             default=250,
             min=1,
             max=1_000_000,

@@ -63,7 +63,7 @@ SOCKETS = {
 def test_the_names_and_sockets_others_lean_on(host, node_id):
     name, inputs, outputs = SOCKETS[node_id]
     schema = host.node(node_id).GET_SCHEMA()
-    assert (schema.display_name, schema.category) == (name, "LoRWeB")
+    assert schema.display_name == name
     assert [i.id for i in schema.inputs] == inputs
     assert [o.id for o in schema.outputs] == outputs
     optional = {"mixture_2", "mixture_3", "mixture_4", "blocks", "kind", "stream", "origin"}
