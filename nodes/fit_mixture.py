@@ -16,6 +16,7 @@ from ..lorweb_core.fitting.memory import estimate_fit
 from ..lorweb_core.fitting.settings import FitSettings
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layer_check import check_layers
+from ..lorweb_core.pictures.strip import strip
 from .host import analogy_inputs, fitting_inputs, shared_inputs, sockets
 from .host.analogy_inputs import given_pairs
 from .host.checked_node import CheckedNode
@@ -95,6 +96,9 @@ class FitMixture(CheckedNode):
         analogy: Analogy | None = None,
     ) -> io.NodeOutput:
         pairs = given_pairs("Fit Mixture", analogy, {"a": a, "a_prime": a_prime})
+        if steps == 0:
+            shown = strip(list(pairs[0]), ["a", "a'"])[None]
+            return with_picture(cls, shown, mixture or _start(None, basis), shown, json.dumps({"steps": 0}))
         start = _start(mixture, basis)
         settings = FitSettings(
             fitted=fitted,

@@ -93,6 +93,17 @@ def test_without_a_mixture_it_begins_at_a_query_of_zeros(load_flux, mixture, fit
     assert torch.equal(found.table, fit(model, mixture=zeros, steps=2)[0].table)
 
 
+def test_no_steps_give_back_where_it_begins_and_need_no_model(mixture, fit):
+    width = mixture.basis.query_width
+    several = mixture.basis.route(torch.randn(2, width, generator=torch.Generator().manual_seed(0)))
+    found, shown, report = fit(object(), mixture=several, steps=0)
+    assert found is several
+    assert shown.std() > 0.05
+    assert json.loads(report) == {"steps": 0}
+    found, *_ = fit(object(), basis=mixture.basis, steps=0)
+    torch.testing.assert_close(found.table, mixture.basis.route(torch.zeros(width)).table)
+
+
 @pytest.mark.parametrize("fitted", ["logits", "query"])
 def test_other_things_can_be_fitted(load_flux, mixture, fit, fitted):
     report = json.loads(fit(load_flux(), mixture=mixture, fitted=fitted)[2])
