@@ -95,6 +95,12 @@ SOCKETS = {
         ["model", "example_weight", "b_weight", "layout", "pairs", "analogy"],
         ["MODEL"],
     ),
+    "LoRWeBChooseEdit": (
+        "Choose Edit",
+        ["basis", "analogy", *PICTURES, "mask", "softness", "unwanted_a", "unwanted_a_prime", "clip_vision"]
+        + ["fit_steps", "model", "vae", "positive"],
+        ["LORWEB_MIXTURE", "LORWEB_ANALOGY", "IMAGE", "IMAGE"],
+    ),
     "LoRWeBKeepReferences": ("Keep References", ["model", "every", "shares", "stored", "place"], ["MODEL"]),
 }
 
@@ -108,9 +114,21 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     assert [o.io_type for o in schema.outputs] == outputs
     assert all(i.tooltip for i in schema.inputs)
     optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method", "speed", "sampled"}
-    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error", "analogy", "more_a", "more_a_prime", "align"}
+    optional |= {
+        "shares",
+        "stored",
+        "place",
+        "run_time_rank",
+        "run_time_error",
+        "analogy",
+        "more_a",
+        "more_a_prime",
+        "align",
+    }
     shows_or_cuts = {
         "LoRWeBAnalogyEncoder": {*PICTURES},
+        "LoRWeBChooseEdit": {*PICTURES, "mask", "softness", "unwanted_a", "unwanted_a_prime"}
+        | {"fit_steps", "model", "vae", "positive"},
         "LoRWeBExtendedAttention": {"mixture", *PICTURES},
         "LoRWeBAnalogyResult": {"b", "mixture"},
     }
