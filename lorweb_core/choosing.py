@@ -53,7 +53,7 @@ def choose_part(a: Tensor, a_prime: Tensor, mask: Tensor, softness: float = 0.0)
     if alpha.min() > 0.5:
         raise LoRWebError("mask is full: it chooses all of the example. Paint only where the change is that you want.")
     alpha = _blurred(alpha, softness * min(size))[..., None]
-    return a + alpha * (a_prime - a)
+    return torch.lerp(a, a_prime, alpha.to(a))
 
 
 def choose_part_of(analogy: Analogy, masks: Tensor, softness: float = 0.0) -> Analogy:

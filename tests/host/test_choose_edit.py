@@ -66,7 +66,7 @@ def test_under_a_mask_the_example_is_a_but_for_the_chosen_part(host, choose, rou
 
 def test_an_unwanted_change_is_taken_out(choose, route):
     a, a_prime, b, c, c_prime = pictures()
-    mixture, chosen, after, _ = choose(a=a, a_prime=a_prime, b=b, unwanted_a=c, unwanted_a_prime=c_prime)
+    mixture, _, after, _ = choose(a=a, a_prime=a_prime, b=b, unwanted_a=c, unwanted_a_prime=c_prime)
     expected = without(route(a, a_prime, b), route(a, a, b), route(c, c_prime, b) - route(c, c, b))
     torch.testing.assert_close(mixture.table, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mixture.origin.table, route(a, a, b))
@@ -103,7 +103,7 @@ def test_what_is_fitted_first_is_what_fit_mixture_finds(host, choose, load_flux,
 
 
 def test_bad_input_is_refused_in_words(host, choose):
-    a, a_prime, b, c, c_prime = pictures()
+    a, a_prime, b, c, _ = pictures()
     example = {"a": a, "a_prime": a_prime, "b": b}
     for given, words in (
         ({"unwanted_a": c}, "Choose Edit has no unwanted_a_prime"),
@@ -120,11 +120,8 @@ def test_bad_input_is_refused_in_words(host, choose):
 
 def test_a_basis_without_coefficients_is_chosen_from_by_a_mask_only(host, tmp_path):
     a, a_prime, b, c, c_prime = pictures()
-    path = parity.write_checkpoint(tmp_path, "softmax_mean_1")
-    path.with_suffix(".yaml").write_text(
-        "config: {process: [{network: {network_kwargs: {external_query: false, query_mode: caa'b}}}]}"
-    )
-    basis, execute = host.core.load_basis(path, path.with_suffix(".yaml")), host.node("LoRWeBChooseEdit").execute
+    basis = host.core.load_basis(parity.write_activation_checkpoint(tmp_path, "caa'b", "avg"))
+    execute = host.node("LoRWeBChooseEdit").execute
     mask = torch.zeros(1, 48, 48)
     mask[:, :20] = 1
     assert not execute(basis, a=a, a_prime=a_prime, b=b, mask=mask).result[0].coefficients
