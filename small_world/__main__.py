@@ -90,9 +90,9 @@ def _origin(arguments: argparse.Namespace) -> None:
 
 
 def _pair_choice(arguments: argparse.Namespace) -> None:
-    from small_world.pair_study import measure
+    from small_world.pair_study import draw_page, measure
 
-    measure()
+    draw_page(arguments.picture) if arguments.picture else measure()
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -131,6 +131,8 @@ def main() -> None:
             added.add_argument(
                 "basis", nargs="*", type=Path, default=[stored.BASIS], help="bases; the shipped one first"
             )
+        if name == "pair-choice":
+            added.add_argument("--picture", type=Path, metavar="FILE", help="draw one analogy with each pair instead")
         if name == "study":
             added.add_argument("--worker", type=int, default=0, help="number of this worker, from 0")
             added.add_argument("--workers", type=int, default=1, help="number of workers that share the work")
