@@ -11,9 +11,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRWebError
+from ..lorweb_core.analogy import Analogy
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layout import attention_bias, check_weights, find_layout
-from .host import shared_inputs
+from .host import analogy_inputs, shared_inputs
 from .host.checked_node import CheckedNode
 from .host.flux_layers import check_flux
 
@@ -35,6 +36,7 @@ class AnalogyAttention(CheckedNode):
                 _weight("b_weight", "b counts"),
                 shared_inputs.layout(),
                 shared_inputs.pairs(),
+                analogy_inputs.analogy("layout and pairs"),
             ],
             outputs=[io.Model.Output("model", tooltip="The model with these weights; with both at 1, as before.")],
         )
@@ -47,7 +49,10 @@ class AnalogyAttention(CheckedNode):
         b_weight: float = 1.0,
         layout: str = "grid",
         pairs: int = 1,
+        analogy: Analogy | None = None,
     ) -> io.NodeOutput:
+        if analogy is not None:
+            layout, pairs = analogy.layout, analogy.pairs
         return io.NodeOutput(weigh_references(model, example_weight, b_weight, layout, pairs))
 
 

@@ -8,11 +8,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder
+from ..lorweb_core.analogy import Analogy
 from ..lorweb_core.errors import named
 from ..lorweb_core.pictures.score_picture import score_picture
 from ..lorweb_core.score import RANK_BY, Score, one_analogy, rank, score
 from ..lorweb_core.triplet import each_image
-from .host import shared_inputs
+from .host import analogy_inputs, shared_inputs
+from .host.analogy_inputs import check_linked
 from .host.checked_node import CheckedNode
 from .host.previews import with_picture
 from .host.vision_encoder import encoder_from_clip_vision, find_encoder
@@ -37,11 +39,11 @@ class AnalogyScore(CheckedNode):
             is_output_node=True,  # what it shows is worth a run with nothing behind it
             inputs=[
                 shared_inputs.basis(more="Its encoder compares the edits."),
-                io.Image.Input(
-                    "a", tooltip="The example before the edit. With several pairs, the mean of their edits counts."
+                analogy_inputs.analogy("a, a_prime and b"),
+                *analogy_inputs.pictures(
+                    "The example before the edit. With several pairs, the mean of their edits counts.",
+                    "The one picture that was edited.",
                 ),
-                shared_inputs.a_prime(),
-                io.Image.Input("b", tooltip="The one picture that was edited."),
                 io.Image.Input("b_prime", tooltip="The results to rank, from Analogy Result: a batch or a list."),
                 shared_inputs.clip_vision(
                     "As for the Analogy Encoder: the encoder that the basis was trained with. If left open, it is "
@@ -81,14 +83,19 @@ class AnalogyScore(CheckedNode):
     def execute(
         cls,
         basis: list[LoRABasis],
-        a: list[Tensor],
-        a_prime: list[Tensor],
-        b: list[Tensor],
-        b_prime: list[Tensor],
+        a: list[Tensor] | None = None,
+        a_prime: list[Tensor] | None = None,
+        b: list[Tensor] | None = None,
+        b_prime: list[Tensor] | tuple[Tensor, ...] = (),
         clip_vision: list | tuple = (None,),
         rank_by: list[str] | tuple[str, ...] = RANK_BY[:1],
         theme: list[str] | tuple[str, ...] = ("dark",),
+        analogy: list[Analogy | None] | tuple[None] = (None,),
     ) -> io.NodeOutput:
+        check_linked("Analogy Score", analogy[0], {"a": a, "a_prime": a_prime, "b": b})
+        if analogy[0] is not None:
+            a, a_prime = map(list, zip(*analogy[0].all_pairs, strict=True))
+            b = [triplet.b for triplet in analogy[0].triplets]
         encoder = _encoder(basis[0], clip_vision[0])
         scores = score(encoder, a, a_prime, b, b_prime)
         ranking = rank(scores, rank_by[0])

@@ -10,13 +10,15 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
+from ..lorweb_core.analogy import Analogy
 from ..lorweb_core.fitting.fit import checked_start, fit_mixture
 from ..lorweb_core.fitting.memory import estimate_fit
 from ..lorweb_core.fitting.settings import FitSettings
 from ..lorweb_core.grid import Size
 from ..lorweb_core.layer_check import check_layers
-from ..lorweb_core.triplet import image_pairs
-from .host import fitting_inputs, shared_inputs, sockets
+from ..lorweb_core.pictures.strip import strip
+from .host import analogy_inputs, fitting_inputs, shared_inputs, sockets
+from .host.analogy_inputs import given_pairs
 from .host.checked_node import CheckedNode
 from .host.fitting_session import FitCallbacks
 from .host.kept_fits import KeptFit, identify, kept_fit
@@ -42,8 +44,11 @@ class FitMixture(CheckedNode):
                 io.Model.Input("model", tooltip="FLUX.1 Kontext. It is not changed."),
                 shared_inputs.vae(),
                 io.Conditioning.Input("positive", tooltip="The prompt that the mixture will be used with."),
-                io.Image.Input("a", tooltip="The example before the edit; in a batch, several examples of one edit."),
-                shared_inputs.a_prime("As many as there are a's."),
+                analogy_inputs.analogy("a and a_prime", "Every pair is fitted to; b is for the nodes that show it."),
+                *analogy_inputs.pair(
+                    "The example before the edit; in a batch, several examples of one edit.",
+                    "As many as there are a's.",
+                ),
                 sockets.Mixture.Input(
                     "mixture",
                     optional=True,
@@ -72,11 +77,11 @@ class FitMixture(CheckedNode):
         model,
         vae,
         positive: list,
-        a: Tensor,
-        a_prime: Tensor,
-        steps: int,
-        rate: float,
-        seed: int,
+        a: Tensor | None = None,
+        a_prime: Tensor | None = None,
+        steps: int = FitSettings.steps,
+        rate: float = FitSettings.rate,
+        seed: int = FitSettings.seed,
         mixture: Mixture | None = None,
         basis: LoRABasis | None = None,
         fitted: str = FitSettings.fitted,
@@ -88,8 +93,12 @@ class FitMixture(CheckedNode):
         flips: bool = FitSettings.flips,
         gradient_checkpointing: bool = True,
         preview_every: int = 5,
+        analogy: Analogy | None = None,
     ) -> io.NodeOutput:
-        pairs = image_pairs(a, a_prime)
+        pairs = given_pairs("Fit Mixture", analogy, {"a": a, "a_prime": a_prime})
+        if steps == 0:
+            shown = strip(list(pairs[0]), ["a", "a'"])[None]
+            return with_picture(cls, shown, mixture or _start(None, basis), shown, json.dumps({"steps": 0}))
         start = _start(mixture, basis)
         settings = FitSettings(
             fitted=fitted,

@@ -11,6 +11,7 @@ from ..lorweb_core.pictures.loss_curve import recent_loss, seconds_per_step
 from ..lorweb_core.pictures.training_picture import training_picture
 from ..lorweb_core.space.usage import Usage, basis_usage
 from ..lorweb_core.training.data.batch import Source
+from ..lorweb_core.training.progress import describe_end
 from ..lorweb_core.training.run_choice import chosen_run
 from ..lorweb_core.training.run_folder import RunFolder
 from ..lorweb_core.training.session import TrainingSession
@@ -27,6 +28,7 @@ from ..lorweb_core.training.trainer import Step
 from .host import data_folders, save_path, shared_inputs, sockets, training_inputs
 from .host.checked_node import CheckedNode
 from .host.model_files import BASES
+from .host.notes import show
 from .host.training_model import HostBase, HostEncoders
 from .host.training_session import HostCallbacks
 from .host.training_setup import (
@@ -155,7 +157,7 @@ class TrainBasis(CheckedNode):
             encoder = find_encoder(needed, clip_vision) if needed else None
             encoded = encode_dataset(config, data, encoders, encoder)
             with torch.inference_mode(False), torch.enable_grad():
-                callbacks = HostCallbacks(config.name, steps)
+                callbacks = HostCallbacks(run, theme)
                 session = TrainingSession(
                     run, base, encoded.source, encoded.samples(), callbacks, samples_together=True
                 )
@@ -163,6 +165,7 @@ class TrainBasis(CheckedNode):
                 usage = _usage(basis, encoded.source)
             run.write_page(usage)
             losses = run.losses()
+            show(describe_end(losses, run.basis_file.name))
         edits_held_out = sorted({analogy.edit for analogy in data.held_out})
         image, curves = torch.cat(session.strips)[None], training_picture(losses, usage, theme)[None]
         return io.NodeOutput(

@@ -16,9 +16,19 @@ from types import TracebackType
 
 import aiohttp
 from environment import ROOT
+from pack import shipped_files
 
 Event = Callable[[str, dict], None]
-"""Called with the type and the data of each of the server's messages about a prompt."""
+"""Called with the type and the data of each of the server's messages about a prompt, and of texts in nodes."""
+
+TEXT = (3).to_bytes(4, "big")
+"""How a binary message begins that shows a text in a node (protocol.py: BinaryEventTypes)."""
+
+
+def _not_shipped(folder: str, names: list[str]) -> set[str]:
+    """Name what the registry would leave out, and what the tests only write."""
+    top = {"tests", "tools", "docs", "demo-output", "small-world-data"} if Path(folder) == ROOT else set()
+    return {name for name in names if name.startswith(".") or name == "__pycache__" or name in top}
 
 
 class PromptError(RuntimeError):
@@ -42,7 +52,9 @@ class ComfyServer:
         pack = base / "custom_nodes" / "ComfyUI-LoRWeB"
         if not pack.exists():
             # What the registry would ship; a copy, because Windows keeps links for administrators.
-            shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(".*", "tests", "tools", "docs", "demo-output"))
+            for path in shipped_files():
+                (pack / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / path, pack / path)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -101,6 +113,8 @@ class ComfyServer:
                 waiting.append(body["prompt_id"])
             pictures: dict[str, dict[str, list[Path]]] = {prompt: {} for prompt in waiting}
             async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY and on_event and message.data[:4] == TEXT:
+                    on_event("progress_text", _shown_text(message.data[4:]))
                 if message.type != aiohttp.WSMsgType.TEXT:
                     continue
                 event = json.loads(message.data)
@@ -123,3 +137,9 @@ class ComfyServer:
 
     def _file(self, image: dict) -> Path:
         return self.base / image["type"] / image["subfolder"] / image["filename"]
+
+
+def _shown_text(message: bytes) -> dict[str, str]:
+    """Read what the host's send_progress_text (server.py) sent: the length of a node's id, the id, and the text."""
+    end = 4 + int.from_bytes(message[:4], "big")
+    return {"node": message[4:end].decode(), "text": message[end:].decode()}

@@ -2,6 +2,7 @@
 
 `--core -k name` runs core tests alone, the fast loop; further arguments go to pytest. `--fuzz 1000` runs the fuzzing
 suite alone, with so many broken inputs of each kind and random seeds; `--endurance 300` so many analogies in a row.
+`--browser` runs the tests in a real browser alone, which are in no other run; further arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import os
 import secrets
 import subprocess
 import sys
+from pathlib import Path
 
+from browser import HOW_TO_GIVE_A_BROWSER, find_browser, frontend, playwright
 from environment import ROOT, find_host, own_python, pip
 
 TESTS = ROOT / "tests"
@@ -30,13 +33,16 @@ def main() -> int:
     parser.add_argument("--fuzz", type=int, metavar="N", help="only the fuzzing suite: N cases of each kind")
     parser.add_argument("--seed", type=int, help="the first case of --fuzz, which was printed, to have the same again")
     parser.add_argument("--endurance", type=int, metavar="N", help="only N analogies in a row, in a ComfyUI")
+    parser.add_argument("--browser", action="store_true", help="only tests in a browser; further ones go to pytest")
     asked, further = parser.parse_known_args()
-    if further and not asked.core:
+    if further and not (asked.core or asked.browser):
         parser.error(f"unknown: {' '.join(further)}")
     files, graphs = [TESTS / "fuzz" / "test_files.py"], [TESTS / "fuzz" / "test_graphs.py"]
+    named = any(each.partition("::")[0].endswith(".py") for each in further)
     if asked.core:
-        named = any(each.partition("::")[0].endswith(".py") for each in further)
         return core_tests(*([] if named else [TESTS / "core"]), *further)
+    if asked.browser:
+        return browser_tests(*([] if named else [TESTS / "browser"]), *further)
     if asked.endurance:
         os.environ["LORWEB_ENDURANCE"] = str(asked.endurance)
         return host_tests(*graphs, "-k", "in_a_row", "-s")
@@ -61,17 +67,31 @@ def host_tests(*arguments: object) -> int:
     if host is None:
         print("Host tests skipped.")
         return 0
-    comfyui, host_python = host
     # pytest lies beside the host's packages and not among them: its environment stays as it is.
     beside = ROOT / ".cache" / "host-tests"
     if not (beside / "pytest").is_dir():
-        pip(host_python, "install", "--quiet", "--target", str(beside), "pytest>=8")
-    print(f"Host tests in {comfyui}", flush=True)
-    environment = os.environ | {
-        "COMFYUI_PATH": str(comfyui),
-        "LORWEB_HOST_PYTHON": host_python,
-        "PYTHONPATH": str(beside),
-    }
+        pip(host[1], "install", "--quiet", "--target", str(beside), "pytest>=8")
+    return in_host(*host, beside, {}, *arguments)
+
+
+def browser_tests(*arguments: object) -> int:
+    host, chromium = find_host(), find_browser()
+    if host is None or chromium is None:
+        print(f"Browser tests skipped: no {'ComfyUI' if host is None else f'browser; {HOW_TO_GIVE_A_BROWSER}'}.")
+        return 0
+    try:
+        beside, root = playwright(host[1]), frontend(*host)
+    except subprocess.CalledProcessError:
+        print("Browser tests skipped: Playwright, or the frontend of this ComfyUI, could not be installed.")
+        return 0
+    return in_host(*host, beside, {"LORWEB_BROWSER": chromium, "LORWEB_FRONTEND": str(root or "")}, *arguments)
+
+
+def in_host(comfyui: Path, host_python: str, beside: Path, given: dict[str, str], *arguments: object) -> int:
+    """Run pytest with the ComfyUI's own Python and the packages that lie beside its own."""
+    print(f"Tests in {comfyui}", flush=True)
+    environment = os.environ | given
+    environment |= {"COMFYUI_PATH": str(comfyui), "LORWEB_HOST_PYTHON": host_python, "PYTHONPATH": str(beside)}
     command = [host_python, "-m", "pytest", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode
 

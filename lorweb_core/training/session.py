@@ -32,6 +32,9 @@ class Callbacks:
     def on_begin(self, values: int, done: int) -> None:
         """Hear, before the first step, how many values are learned and how many steps were done by earlier runs."""
 
+    def on_sampling(self) -> None:
+        """Hear that samples are being made, which takes as long as many steps."""
+
     def on_preview(self, strips: list[Tensor]) -> None:
         """Look at samples, a strip (H, W, 3) in 0–1 for each analogy shown, before hearing of their step."""
 
@@ -143,6 +146,7 @@ class TrainingSession:
 
     def _sample(self, training: Training) -> None:
         settings = self.config.sample
+        self.callbacks.on_sampling()
         with training.averaged() as basis, self.base.guided(settings.guidance_scale):
             self.strips = sample_strips(basis, self.base, self.shown, settings.sample_steps, settings.seed)
         self.folder.keep_samples(training.done, self.strips, self.samples_together)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -10,8 +10,9 @@ from torch import Tensor
 from ...lorweb_core import LoRWebError
 from ...lorweb_core.analogy import SHOWN_PAIRS, Analogy
 from ...lorweb_core.kept_references import EACH_STEP, Refresh
-from ...lorweb_core.triplet import triplets
+from ...lorweb_core.triplet import image_pairs, triplets
 from . import shared_inputs, sockets
+from .shared_inputs import sentences
 
 
 class Speed(NamedTuple):
@@ -30,20 +31,20 @@ SPEEDS = {
 }
 
 
-def analogy(in_place_of: str) -> io.Input:
-    """Describe the socket of a whole analogy. in_place_of: the inputs that are then left as they are."""
-    return sockets.Analogy.Input(
-        "analogy", optional=True, tooltip=f"From the node Analogy, in place of {in_place_of}, which then do not count."
-    )
+def analogy(in_place_of: str, more: str = "") -> io.Input:
+    """Describe the socket of a whole analogy. in_place_of: the inputs that then do not count; more: else told."""
+    tooltip = f"From the node Analogy, in place of {in_place_of}, which then do not count."
+    return sockets.Analogy.Input("analogy", optional=True, tooltip=sentences(tooltip, more))
 
 
 def pictures(a: str, b: str, more: str = "") -> list[io.Input]:
     """Describe the sockets of a, a' and b, for graphs without an analogy. more: what else the tooltip of a' says."""
-    return [
-        io.Image.Input("a", optional=True, tooltip=a),
-        shared_inputs.a_prime(more, optional=True),
-        io.Image.Input("b", optional=True, tooltip=b),
-    ]
+    return [*pair(a, more), io.Image.Input("b", optional=True, tooltip=b)]
+
+
+def pair(a: str, more: str = "") -> list[io.Input]:
+    """Describe the sockets of a and a', for graphs without an analogy. more: what else the tooltip of a' says."""
+    return [io.Image.Input("a", optional=True, tooltip=a), shared_inputs.a_prime(more, optional=True)]
 
 
 def megapixels() -> io.Input:
@@ -75,12 +76,15 @@ def speed(more: str = "") -> io.Input:
     return shared_inputs.choice(
         "speed",
         SPEEDS,
-        "as published: the whole grid is sampled, and the references are computed in each step. b' alone: "
-        "only its cell is sampled, in 0.39 of the time on a CPU. references kept: what the model makes of "
-        "them in the first step serves the others; 28 steps then took 0.11. In the small world, "
-        "with a FLUX.1 of toy size, errors were 1.02 to 1.10 of the published form's; nobody has measured "
-        "Kontext's own weights yet. as trained: what the mixture's basis says, the whole grid where none "
-        f"is linked. {more} The model must come from Mixed LoRA Apply or Keep References.",
+        sentences(
+            "as published: the whole grid is sampled, and the references are computed in each step. b' alone: only its "
+            "cell is sampled, in 0.39 of the time on a CPU. references kept: what the model makes of them in the first "
+            "step serves the others; 28 steps then took 0.11. In the small world, with a FLUX.1 of toy size, errors "
+            "were 1.02 to 1.10 of the published form's; nobody has measured Kontext's own weights yet. as trained: "
+            "what the mixture's basis says, the whole grid where none is linked.",
+            more,
+            "The model must come from Mixed LoRA Apply or Keep References.",
+        ),
         optional=True,
     )
 
@@ -90,16 +94,30 @@ def given_analogy(node: str, analogy: Analogy | None, pictures: dict[str, Tensor
 
     Raises LoRWebError, naming `node`, where both are linked, or neither, or not all pictures.
     """
-    if analogy is None:
-        missing = [name for name, image in pictures.items() if image is None]
-        if missing:
-            raise LoRWebError(f"{node} has no {' and no '.join(missing)}. Link Analogy to analogy, or every picture.")
-        return Analogy(tuple(triplets(**pictures)), **settings)
-    check_no_pictures(node, pictures)
-    return analogy
+    check_linked(node, analogy, pictures)
+    return analogy or Analogy(tuple(triplets(**pictures)), **settings)
 
 
-def check_no_pictures(node: str, pictures: dict[str, Tensor | None]) -> None:
+def given_pairs(node: str, analogy: Analogy | None, pictures: dict[str, Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    """Take every pair of the analogy that is linked, each once, or those of a and a_prime.
+
+    Raises LoRWebError as `given_analogy` does.
+    """
+    check_linked(node, analogy, pictures)
+    return analogy.all_pairs if analogy else image_pairs(**pictures)
+
+
+def check_linked(node: str, analogy: Analogy | None, pictures: dict[str, Any]) -> None:
+    """Raise LoRWebError, naming `node`, unless either an analogy is linked or every picture."""
+    if analogy is not None:
+        check_no_pictures(node, pictures)
+        return
+    missing = [name for name, image in pictures.items() if image is None]
+    if missing:
+        raise LoRWebError(f"{node} has no {' and no '.join(missing)}. Link Analogy to analogy, or every picture.")
+
+
+def check_no_pictures(node: str, pictures: dict[str, Any]) -> None:
     """Raise LoRWebError, naming `node`, if pictures are linked beside its analogy."""
     linked = [name for name, image in pictures.items() if image is not None]
     if linked:

@@ -15,9 +15,10 @@ def steps() -> list:
         io.Int.Input(
             "steps",
             default=FitSettings.steps,
-            min=1,
+            min=0,
             max=10_000,
-            tooltip="At most: it ends early where nothing is gained any more. With more of them the same fit goes on.",
+            tooltip="At most: it ends early where nothing is gained any more. With more of them the same fit goes on. "
+            "0: nothing is fitted, and the mixture is the one to begin at.",
         ),
         io.Float.Input(
             "rate",

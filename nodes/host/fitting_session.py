@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 import comfy.model_management
 import comfy.utils
-from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...lorweb_core import LoRWebError, Mixture
@@ -15,6 +13,7 @@ from ...lorweb_core.files.image_file import as_image
 from ...lorweb_core.fitting.fit import Callbacks, FitStep
 from ...lorweb_core.fitting.state import FitState
 from .kept_fits import KeptFit
+from .notes import show
 from .progress import progress_bar
 from .training_session import PREVIEW
 
@@ -88,6 +87,4 @@ class FitCallbacks(Callbacks):
 def say(text: str, level: int = logging.INFO) -> None:
     """Log a text, and show it on the node that is running, where there is one and somebody to see it."""
     log.log(level, "Fit Mixture: %s", text.replace("\n", "; "))
-    server, node = sys.modules.get("server"), get_executing_context()
-    if server and node:
-        server.PromptServer.instance.send_progress_text(text, node.node_id)
+    show(text)

@@ -19,7 +19,13 @@ def tell(node: str, notes: Iterable[str]) -> None:
     sentences = list(dict.fromkeys(notes))
     for sentence in sentences:
         log.warning("%s: %s", node, sentence)
+    if sentences:
+        show("\n".join(sentences))
+
+
+def show(text: str) -> None:
+    """Show a text in the node that runs now, in place of the one before; where nobody can see it, do nothing."""
     running = get_executing_context()
     server = getattr(sys.modules.get("server"), "PromptServer", None)  # none where the host only runs graphs
-    if sentences and running is not None and getattr(server, "instance", None) is not None:
-        server.instance.send_progress_text("\n".join(sentences), running.node_id)
+    if running is not None and getattr(server, "instance", None) is not None:
+        server.instance.send_progress_text(text, running.node_id)

@@ -22,18 +22,18 @@ Chosen = TypeVar("Chosen")
 
 def basis(name: str = "basis", more: str = "") -> io.Input:
     """Describe the socket of a loaded basis; more: what else its tooltip says."""
-    return sockets.Basis.Input(name, tooltip=_sentences("From the LoRWeB Basis Loader.", more))
+    return sockets.Basis.Input(name, tooltip=sentences("From the LoRWeB Basis Loader.", more))
 
 
 def mixture(name: str = "mixture", more: str = "", optional: bool = False) -> io.Input:
     """Describe the socket of a mixture, whichever node made it; more: what else its tooltip says."""
-    tooltip = _sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
+    tooltip = sentences("From the Analogy Encoder, or another node that gives a mixture.", more)
     return sockets.Mixture.Input(name, optional=optional, tooltip=tooltip)
 
 
 def a_prime(more: str = "", optional: bool = False) -> io.Input:
     """Describe the socket of a′; more: what else its tooltip says."""
-    tooltip = _sentences("The same example after the edit.", more)
+    tooltip = sentences("The same example after the edit.", more)
     return io.Image.Input("a_prime", optional=optional, tooltip=tooltip)
 
 
@@ -97,7 +97,7 @@ def sampled() -> io.Input:
 
 def as_trained(more: str = "") -> io.Input:
     """Describe the socket of a mixture whose basis is asked what was sampled in training; more: else told."""
-    return mixture(more=_sentences("'as trained' then follows its basis.", more), optional=True)
+    return mixture(more=sentences("'as trained' then follows its basis.", more), optional=True)
 
 
 def what_is_sampled(chosen: str | None, mixture: Mixture | None) -> str:
@@ -167,5 +167,6 @@ def chosen(name: str, options: Mapping[str, Chosen], given: str) -> Chosen:
     return options[given]
 
 
-def _sentences(*texts: str) -> str:
+def sentences(*texts: str) -> str:
+    """Join the sentences of a tooltip, without those that are empty."""
     return " ".join(filter(None, texts))

@@ -23,7 +23,7 @@ from ...lorweb_core.training.data.datasets import Dataset, EncodedDatasets
 from ...lorweb_core.training.data.pictures_on_disk import read_analogies
 from ...lorweb_core.training.settings.config import DatasetSettings, TrainingConfig
 from .data_folders import find_folder, roots
-from .progress import progress_bar
+from .progress import progress_in_words
 from .training_model import HostEncoders, digest
 
 ACTIVATION = "activation "
@@ -95,4 +95,4 @@ def encode_dataset(
         squares = torch.linspace(0, 1, 3 * encoder.image_size**2).view(1, 3, encoder.image_size, encoder.image_size)
         identity += digest(encoder.tower(squares))
     cache = Path(folder_paths.get_user_directory(), "lorweb", "examples")
-    return EncodedDatasets(config, [data], encoders, encoder, identity, cache, lambda _, total: progress_bar(total))
+    return EncodedDatasets(config, [data], encoders, encoder, identity, cache, progress_in_words)

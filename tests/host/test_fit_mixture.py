@@ -93,6 +93,17 @@ def test_without_a_mixture_it_begins_at_a_query_of_zeros(load_flux, mixture, fit
     assert torch.equal(found.table, fit(model, mixture=zeros, steps=2)[0].table)
 
 
+def test_no_steps_give_back_where_it_begins_and_need_no_model(mixture, fit):
+    width = mixture.basis.query_width
+    several = mixture.basis.route(torch.randn(2, width, generator=torch.Generator().manual_seed(0)))
+    found, shown, report = fit(object(), mixture=several, steps=0)
+    assert found is several
+    assert shown.std() > 0.05
+    assert json.loads(report) == {"steps": 0}
+    found, *_ = fit(object(), basis=mixture.basis, steps=0)
+    torch.testing.assert_close(found.table, mixture.basis.route(torch.zeros(width)).table)
+
+
 @pytest.mark.parametrize("fitted", ["logits", "query"])
 def test_other_things_can_be_fitted(load_flux, mixture, fit, fitted):
     report = json.loads(fit(load_flux(), mixture=mixture, fitted=fitted)[2])
@@ -528,3 +539,16 @@ def basis_of(host, model):
         for layer in made.layers:
             torch.nn.init.normal_(layer.up, std=0.05)
     return host.core.LoRABasis(made.published(), config, (("drawn.safetensors", 0),))
+
+
+def test_every_pair_of_an_analogy_is_fitted(host, load_flux, mixture, fit, pair):
+    a, a_prime = pair
+    model, flipped = load_flux(), [image.flip(2) for image in pair]
+    more = {"more_a": {"a_2": flipped[0]}, "more_a_prime": {"a_prime_2": flipped[1]}}
+    (analogy,) = host.node("LoRWeBAnalogy").execute(a, a_prime, a, **more).result
+    batch = {"a": torch.cat([a, flipped[0]]), "a_prime": torch.cat([a_prime, flipped[1]])}
+    one = fit(model, mixture=mixture, steps=2, **batch)[0]
+    other = fit(model, mixture=mixture, steps=2, analogy=analogy, a=None, a_prime=None)[0]
+    assert torch.equal(other.table, one.table)
+    with pytest.raises(host.core.LoRWebError, match="Fit Mixture has an analogy and also a_prime"):
+        fit(model, mixture=mixture, analogy=analogy, a=None)

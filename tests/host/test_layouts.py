@@ -388,6 +388,17 @@ def test_references_of_another_layout_are_said_when_sampling(host, show, attenti
         sample(weighted, positive, latent, prompt(), cfg=2.0)
 
 
+def test_an_analogy_says_layout_and_pairs_in_place_of_the_widgets(host, show, load_flux):
+    settings = {"layout": "sequence", "demonstrations": "all pairs"}
+    several = pictures(2, 1)
+    (analogy,) = host.node("LoRWeBAnalogy").execute(*several.values(), **settings).result
+    positive, _, latent, _ = show(several, **settings)
+    weigh = host.node("LoRWeBAnalogyAttention").execute
+    (one,) = weigh(load_flux(), 2.0, 1.0, "sequence", 2).result
+    (other,) = weigh(load_flux(), 2.0, 1.0, analogy=analogy).result
+    assert torch.equal(sample(other, positive, latent), sample(one, positive, latent))
+
+
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
 def test_weights_that_are_no_numbers_above_0_are_refused_before_sampling(host, weight):
     execute = host.node("LoRWeBAnalogyAttention").execute

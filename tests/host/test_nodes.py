@@ -67,7 +67,7 @@ SOCKETS = {
     "LoRWeBBasisLoader": ("LoRWeB Basis Loader", ["basis_name", "config_name"], ["LORWEB_BASIS"]),
     "LoRWeBAnalogy": (
         "Analogy",
-        [*PICTURES, "more_a", "more_a_prime", "fit", "layout", "megapixels", "speed", "demonstrations"],
+        [*PICTURES, "more_a", "more_a_prime", "fit", "layout", "megapixels", "speed", "demonstrations", "align"],
         ["LORWEB_ANALOGY"],
     ),
     "LoRWeBAnalogyEncoder": (
@@ -92,7 +92,7 @@ SOCKETS = {
     ),
     "LoRWeBAnalogyAttention": (
         "Analogy Attention",
-        ["model", "example_weight", "b_weight", "layout", "pairs"],
+        ["model", "example_weight", "b_weight", "layout", "pairs", "analogy"],
         ["MODEL"],
     ),
     "LoRWeBKeepReferences": ("Keep References", ["model", "every", "shares", "stored", "place"], ["MODEL"]),
@@ -108,7 +108,7 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     assert [o.io_type for o in schema.outputs] == outputs
     assert all(i.tooltip for i in schema.inputs)
     optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method", "speed", "sampled"}
-    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error", "analogy", "more_a", "more_a_prime"}
+    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error", "analogy", "more_a", "more_a_prime", "align"}
     shows_or_cuts = {
         "LoRWeBAnalogyEncoder": {*PICTURES},
         "LoRWeBExtendedAttention": {"mixture", *PICTURES},

@@ -69,8 +69,8 @@ def test_the_sockets_others_lean_on(host):
         (
             "LoRWeBAnalogyScore",
             "Analogy Score",
-            ["basis", "a", "a_prime", "b", "b_prime", "clip_vision", "rank_by", "theme"],
-            {"clip_vision", "rank_by", "theme"},
+            ["basis", "analogy", "a", "a_prime", "b", "b_prime", "clip_vision", "rank_by", "theme"],
+            {"analogy", "a", "a_prime", "b", "clip_vision", "rank_by", "theme"},
             ["best", "follows", "kept", "image", "json"],
         ),
         (
@@ -106,6 +106,15 @@ def test_scores_are_those_of_the_bases_own_encoder(host, basis, clip_folder):
     assert image.shape[0] == 1
     assert image.shape[-1] == 3
     assert len(output.ui.as_dict()["images"]) == 1
+
+
+def test_an_analogy_is_scored_as_its_pictures_are(host, basis, clip_folder):
+    node, pictures = host.node("LoRWeBAnalogyScore"), analogy()
+    (whole,) = host.node("LoRWeBAnalogy").execute(*(batch for (batch,) in pictures.values())).result
+    one = node.execute([basis()], **pictures, b_prime=results()).result[4]
+    assert node.execute([basis()], b_prime=results(), analogy=[whole]).result[4] == one
+    with pytest.raises(host.core.LoRWebError, match="Analogy Score has an analogy and also b"):
+        node.execute([basis()], b=pictures["b"], b_prime=results(), analogy=[whole])
 
 
 def test_a_list_and_a_batch_are_the_same_and_the_hosts_tower_agrees(host, basis, clip_folder, clip_vision):

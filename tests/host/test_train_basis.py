@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import parity
 import pytest
 import standins
@@ -331,9 +332,14 @@ def test_the_bar_has_the_samples_and_the_run_keeps_them(host, load_flux, train, 
         lambda value, total, preview, node_id=None: updates.append((value, total, preview)),
     )
     _, samples, _, _ = train(load_flux(), steps=3, sample_every=2)
-    ((step, total, (kind, image, side)),) = [each for each in updates if each[2] is not None]
-    assert (step, total, kind, side) == (2, 3, "JPEG", 1024)
-    assert image.size == (samples.shape[2], samples.shape[1])
+    (first, _, (_, curve, _)), (step, total, (kind, image, side)) = [each for each in updates if each[2] is not None]
+    assert (first, step, total, kind, side) == (1, 2, 3, "JPEG", 1024)
+    assert image.width == curve.width
+    assert image.height == curve.height + samples.shape[1]
+    pixels = np.asarray(image)
+    left = (image.width - samples.shape[2]) // 2
+    assert pixels[: samples.shape[1], left : left + samples.shape[2]].std() > 10
+    assert not pixels[: samples.shape[1], :left].any()
     assert updates[-1][:2] == (3, 3)
     kept = host.models / "lorweb" / request.node.name / "samples"
     assert [path.name for path in sorted(kept.iterdir())] == ["000000002.png", "000000003.png"]

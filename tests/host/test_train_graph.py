@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -51,10 +52,15 @@ def test_a_cancelled_training_goes_on_and_its_basis_is_used(comfyui, graph, tmp_
     standins.save_pictures(base / "input")
     (node,) = [key for key, n in graph.items() if n["class_type"] == "LoRWeBTrainBasis"]
     run = base / "models" / "lorweb" / "graph" / "learned"
-    reached, cached = [], []
+    reached, cached, said = [], [], []
+
+    def listen(kind: str, data: dict) -> None:
+        if kind == "progress_text" and data["node"] == node:
+            said.append(data["text"])
 
     def interrupt(kind: str, data: dict) -> None:
         # Before it trains, it prepares its pictures with a bar of its own.
+        listen(kind, data)
         if kind == "progress" and data["node"] == node and data["max"] == 300 and data["value"] > 1 and not reached:
             reached.append(data["value"])
             server.interrupt()
@@ -69,12 +75,20 @@ def test_a_cancelled_training_goes_on_and_its_basis_is_used(comfyui, graph, tmp_
         done = len((run / "losses.csv").read_text().splitlines()) - 1
         assert reached[0] <= done < 300
         assert not (run / "learned.safetensors").exists()
+        assert said[0].startswith("Encoding: ")
+        assert "Training: the first step" in said
+        assert said[-1] == f"Stopped after step {done}. The same settings go on from there."
 
         graph[node]["inputs"]["steps"] = done + 2
-        (pictures,) = server.run(graph)
+        (pictures,) = server.run(graph, on_event=listen)
         assert len((run / "losses.csv").read_text().splitlines()) - 1 == done + 2
         assert (run / "learned.safetensors").exists()
         assert len(pictures) >= 3  # the samples, the grid and the result
+        stopped = said.index(f"Training: goes on after step {done}")
+        told = said[stopped + 1 :]
+        assert re.fullmatch(rf"Training: step {done + 1} of {done + 2}\nloss \d+\.\d{{4}}, about \d+ s left", told[0])
+        assert told[-2] == "Making samples"
+        assert told[-1].startswith(f"Trained: {done + 2} steps, loss ")
         log = server.log.read_text("utf-8", "replace")
         assert f"learned: goes on after step {done}." in log
 
