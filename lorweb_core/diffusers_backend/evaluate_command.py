@@ -43,12 +43,12 @@ def run_evaluation(request: EvaluationRequest) -> Path:
         raise LoRWebError("The way fitted needs a basis that is routed by images; this one has nothing to fit.")
     items = draw_items(settings)
     log.info("%d analogies of %d tasks, made in %d ways", len(items), _tasks(items), len(settings.ways))
+    contents = {"basis's contents": fingerprint(basis), "analogies": _digest_of(items)}
+    if settings.lora is not None:
+        contents["LoRA's contents"] = _digest(settings.lora)
     folder, bars = EvaluationFolder(request.out), Bars()
     package, _, _ = __package__.rpartition(".")
     with folder.locked(), logging_redirect_tqdm([logging.getLogger(package)]):
-        contents = {"basis's contents": fingerprint(basis), "analogies": _digest_of(items)}
-        if settings.lora is not None:
-            contents["LoRA's contents"] = _digest(settings.lora)
         if folder.begin(settings.document() | contents):
             log.info("Going on with what is in %s", shown(request.out))
         models = KontextModels(request, basis, folder, place, bars)
@@ -66,8 +66,8 @@ def run_evaluation(request: EvaluationRequest) -> Path:
             return run(evaluation)
         except torch.OutOfMemoryError as error:
             raise LoRWebError(
-                "The GPU ran out of memory. Try fewer megapixels; what is made until now is kept only for the same "
-                "ones."
+                "The GPU ran out of memory. Begin again with fewer megapixels and another --out; while fitting, "
+                "--quantize or --offload help too, and the same command goes on."
             ) from error
         except KeyboardInterrupt:
             log.info("Interrupted. The same command goes on from what is kept.")

@@ -53,8 +53,7 @@ class KontextModels:
     def let_go(self) -> None:
         """Give the memory of all parts back."""
         self._encoder = self._pipeline = self._packed = None
-        if self._place.type == "cuda":
-            torch.cuda.empty_cache()
+        self._empty_cache()
 
     def route(self, pictures: Pictures) -> Mixture:
         needed = self._basis.config.encoder
@@ -68,8 +67,12 @@ class KontextModels:
 
     def fit(self, items: Sequence[Item]) -> None:
         left = [item for item in items if not self._folder.mixture_file(item).exists()]
-        if not left:
-            return
+        if left:
+            self._fit(left, len(items))
+            self._empty_cache()
+
+    def _fit(self, left: Sequence[Item], total: int) -> None:
+        """Fit what is left of so many, on a base that is loaded for it and let go again."""
         settings = self._settings
         model = ModelSettings(
             name_or_path=settings.model,
@@ -83,8 +86,8 @@ class KontextModels:
         told = KnownTexts(encoders, [item.prompt for item in left])
         encoders.forget_text()
         base = load_base(model, train, None, encoders, self._place)
-        for done, item in enumerate(left, len(items) - len(left)):
-            self._bars.advance("Fitting", done, len(items))
+        for done, item in enumerate(left, total - len(left)):
+            self._bars.advance("Fitting", done, total)
             pictures = self._folder.read_given(item)
             chosen = FitSettings(
                 steps=settings.fit_steps, seed=item.seed, megapixels=settings.megapixels, prompt=item.prompt
@@ -92,7 +95,11 @@ class KontextModels:
             pair = (pictures.a, pictures.a_prime)
             fitted = fit_mixture(base, told, self._basis, self.route(pictures), [pair], chosen)
             save_mixture(fitted, self._folder.mixture_file(item))
-        self._bars.advance("Fitting", len(items), len(items))
+        self._bars.advance("Fitting", total, total)
+
+    def _empty_cache(self) -> None:
+        if self._place.type == "cuda":
+            torch.cuda.empty_cache()
 
     def fitted(self, item: Item) -> Mixture:
         return load_mixture(self._folder.mixture_file(item), self._basis)

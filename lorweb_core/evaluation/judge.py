@@ -46,12 +46,17 @@ LARGEST_REPLY = 1_000_000
 class Judge(Protocol):
     """Describe who looks at pictures and answers in words."""
 
+    retried: int
+    """Tries so far beyond the first of each question."""
+
     def answer(self, question: Question) -> str:
         """Answer a question, well or badly. Raises LoRWebError if no answer can be had."""
 
 
 class StandIn:
     """Answer in a judge's form by comparing pixels, for trying an evaluation out: it judges nothing."""
+
+    retried = 0
 
     def answer(self, question: Question) -> str:
         a, a_prime, b, *results = (
@@ -73,6 +78,8 @@ class StandIn:
 
 class LocalJudge:
     """Ask a vision-language model of transformers."""
+
+    retried = 0
 
     def __init__(self, source: str, device: torch.device):
         """source: a folder or a Hugging Face id. Raises LoRWebError if it cannot be loaded."""
@@ -124,7 +131,6 @@ class RemoteJudge:
         self._address, self._wait = address, wait
         self._key = os.environ.get(KEY) if key is None else key
         self.retried = 0
-        """Tries so far beyond the first of each question."""
 
     def answer(self, question: Question) -> str:
         request = urllib.request.Request(

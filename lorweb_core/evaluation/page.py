@@ -16,7 +16,7 @@ from .metrics import MEASURES
 from .paper import CITATION, LINK, PUBLISHED, Published
 from .run_folder import GIVEN, PAGE, TABLE, EvaluationFolder
 from .settings import EvaluationSettings
-from .table import OUTCOMES, RATINGS, Cell, Nonsense, Table, count_nonsense, tables
+from .table import OUTCOMES, RATINGS, Answers, Cell, Table, count_answers, tables
 from .tasks import Item
 
 _STYLE = """
@@ -49,17 +49,17 @@ _SHOWN = {"a": "a", "a_prime": "a′", "b": "b", "b_prime": "b′ of the data"}
 def write_page(folder: EvaluationFolder, settings: EvaluationSettings, items: Sequence[Item]) -> Path:
     """Write the page, and its tables as JSON beside it; returns the page. Raises LoRWebError if one cannot be."""
     made = tables(folder, items, settings.ways, settings.held_against)
-    nonsense = count_nonsense(folder, items, settings.ways)
+    answers = count_answers(folder, items, settings.ways)
     with replacing(folder.path / TABLE) as file:
-        file.write(json.dumps(_document(made, nonsense), indent=1).encode())
+        file.write(json.dumps(_document(made, answers), indent=1).encode())
     page = folder.path / PAGE
     with replacing(page) as file:
-        lines = _page(folder, settings, items, made, nonsense)
+        lines = _page(folder, settings, items, made, answers)
         file.write("\n".join(lines).encode(errors="backslashreplace"))
     return page
 
 
-def _document(made: Iterable[Table], nonsense: dict[str, Nonsense]) -> dict[str, Any]:
+def _document(made: Iterable[Table], answers: dict[str, Answers]) -> dict[str, Any]:
     def cells(rows: dict[str, dict[str, Cell | None]]) -> dict[str, Any]:
         return {way: {name: cell and cell._asdict() for name, cell in row.items()} for way, row in rows.items()}
 
@@ -67,7 +67,7 @@ def _document(made: Iterable[Table], nonsense: dict[str, Nonsense]) -> dict[str,
         "groups": [
             table._asdict() | {"cells": cells(table.cells), "preferences": cells(table.preferences)} for table in made
         ],
-        "nonsense": {kind: count._asdict() for kind, count in nonsense.items()},
+        "answers": {kind: count._asdict() for kind, count in answers.items()},
     }
 
 
@@ -76,12 +76,12 @@ def _page(
     settings: EvaluationSettings,
     items: Sequence[Item],
     made: Sequence[Table],
-    nonsense: dict[str, Nonsense],
+    answers: dict[str, Answers],
 ) -> Iterator[str]:
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>LoRWeB evaluation</title>'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Evaluation</h1>"
-    yield from map(_paragraph, _warnings(settings, nonsense))
+    yield from map(_paragraph, _warnings(settings, answers))
     columns = _columns(settings, made)
     yield '<div class="tables"><div>'
     for table in made:
@@ -112,15 +112,17 @@ def _told(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
-def _warnings(settings: EvaluationSettings, nonsense: dict[str, Nonsense]) -> Iterator[str]:
+def _warnings(settings: EvaluationSettings, answers: dict[str, Answers]) -> Iterator[str]:
     if settings.judge == STAND_IN:
         yield "The judge is a stand-in, which compares pixels: what it says is worth nothing but for trying this out."
     if settings.lpips_weights is not None:
         yield f"LPIPS's net has the weights of {settings.lpips_weights}, not those that were published for it."
-    for kind, count in nonsense.items():
-        if count.counted:
+    for kind, count in answers.items():
+        if count.retried:
+            yield f"The judge was asked again {count.retried} times for want of an answer (asked for a {kind})."
+        if count.nonsense:
             yield (
-                f"{count.counted} of {count.asked} answers of the judge (asked for a {kind}) made no sense and are "
+                f"{count.nonsense} of {count.asked} answers of the judge (asked for a {kind}) made no sense and are "
                 "left out."
             )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import LoRWebError
+from ..errors import LoRWebError, shown
 from .judge import Judge
 from .metrics import Clip, Lpips, squared_error
 from .page import write_page
@@ -125,34 +125,34 @@ def _judge(evaluation: Evaluation) -> None:
 
 def _rate(judge: Judge, folder: EvaluationFolder, way: str, item: Item) -> dict[str, Any]:
     question = ask_rating(*folder.read_given(item)[:3], folder.read_result(way, item))
-    answer = _asked(judge, question)
-    rating = read_rating(answer)
-    values: dict[str, Any] = {"answers": [_kept(answer, rating is None)]}
-    return values if rating is None else values | rating._asdict()
+    rating, kept = _ask(judge, question, read_rating)
+    return {"answers": [kept]} | ({} if rating is None else rating._asdict())
 
 
 def _compare(judge: Judge, folder: EvaluationFolder, one: str, other: str, item: Item) -> dict[str, Any]:
-    """Ask in both orders. What is said of one order only, or differently of both, is a tie; nonsense leaves it out."""
+    """Ask in both orders. What wins in both has won, and all else is a tie; nonsense leaves the analogy out."""
     given, results = folder.read_given(item)[:3], [folder.read_result(way, item) for way in (one, other)]
-    answers = [_asked(judge, ask_preference(*given, *pair)) for pair in (results, results[::-1])]
-    said = [read_preference(answer) for answer in answers]
-    values: dict[str, Any] = {
-        "answers": [_kept(answer, each is None) for answer, each in zip(answers, said, strict=True)]
-    }
+    asked = [_ask(judge, ask_preference(*given, *pair), read_preference) for pair in (results, results[::-1])]
+    said = [understood for understood, _ in asked]
+    values: dict[str, Any] = {"answers": [kept for _, kept in asked]}
     if None in said:
         return values
     won, lost = said == ["r1", "r2"], said == ["r2", "r1"]
     return values | {"won": int(won), "tied": int(not (won or lost)), "lost": int(lost)}
 
 
-def _asked(judge: Judge, question: Question) -> str:
+def _ask(judge: Judge, question: Question, read: Callable[[str], _T | None]) -> tuple[_T | None, dict[str, Any]]:
+    """Ask a question; returns what is understood of the answer, and what is kept of it."""
+    before = judge.retried
     try:
-        return judge.answer(question)
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, LoRWebError):
-            raise
-        raise LoRWebError(f"The judge cannot be asked: {error}. Give another --judge.") from error
-
-
-def _kept(answer: str, nonsense: bool) -> dict[str, Any]:
-    return {"said": answer[:LONGEST_KEPT], "nonsense": nonsense}
+        said = judge.answer(question)
+    except LoRWebError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:  # of a model that cannot take so many pictures, or its words
+        raise LoRWebError(
+            f"The judge cannot be asked ({shown(str(error))}). Give another --judge, "
+            "which takes several pictures at a time."
+        ) from error
+    understood = read(said)
+    kept = {"said": said[:LONGEST_KEPT], "nonsense": understood is None, "retried": judge.retried - before}
+    return understood, kept

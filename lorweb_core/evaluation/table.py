@@ -34,11 +34,14 @@ class Table(NamedTuple):
     """By the other way: shares of OUTCOMES of the way that is held against it, in 0–1."""
 
 
-class Nonsense(NamedTuple):
-    """Count a judge's answers that could not be read, of how many."""
+class Answers(NamedTuple):
+    """Count a judge's answers to one kind of question."""
 
-    counted: int
     asked: int
+    nonsense: int
+    """How many could not be read."""
+    retried: int
+    """Tries beyond the first of each."""
 
 
 def tables(folder: EvaluationFolder, items: Sequence[Item], ways: Sequence[str], against: str) -> list[Table]:
@@ -50,8 +53,8 @@ def tables(folder: EvaluationFolder, items: Sequence[Item], ways: Sequence[str],
     return [_table(folder, name, held, ways, against) for name, held in groups.items()]
 
 
-def count_nonsense(folder: EvaluationFolder, items: Sequence[Item], ways: Sequence[str]) -> dict[str, Nonsense]:
-    """Count answers without sense, by what was asked."""
+def count_answers(folder: EvaluationFolder, items: Sequence[Item], ways: Sequence[str]) -> dict[str, Answers]:
+    """Count a judge's answers, by what was asked."""
     counted = {}
     for kind in ("rating", "preference"):
         answers = [
@@ -60,7 +63,8 @@ def count_nonsense(folder: EvaluationFolder, items: Sequence[Item], ways: Sequen
             for item in items
             for answer in (folder.recorded(kind, way, item) or {}).get("answers", [])
         ]
-        counted[kind] = Nonsense(sum(answer["nonsense"] for answer in answers), len(answers))
+        nonsense, retried = (sum(answer[what] for answer in answers) for what in ("nonsense", "retried"))
+        counted[kind] = Answers(len(answers), nonsense, retried)
     return counted
 
 

@@ -224,7 +224,7 @@ def test_a_local_judge_that_talks_nonsense_is_counted_and_left_out(world, tmp_pa
     data = world / "data"
     assert main(command(world, out, data=data, ways=("copy",), judge=judge, clip="none")) == 0
     found = table(out)
-    assert found["nonsense"]["rating"] == {"counted": 2, "asked": 2}
+    assert found["answers"]["rating"] == {"asked": 2, "nonsense": 2, "retried": 0}
     assert found["groups"][0]["cells"]["copy"]["accuracy"] is None
     page = (out / "evaluation.html").read_text("utf-8")
     assert "2 of 2 answers" in page and "stand-in" not in page

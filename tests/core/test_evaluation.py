@@ -250,7 +250,7 @@ def test_a_folder_with_other_files_and_one_in_use_are_refused(begin, tmp_path):
 
 def filled(begin: Begin, data: Path, chosen: EvaluationSettings) -> EvaluationFolder:
     """An evaluation whose measures are numbers made up, and written down here again."""
-    folder = begin()
+    folder, sense = begin(), {"said": "ok", "nonsense": False, "retried": 0}
     for number, item in enumerate(draw_items(chosen)):
         pictures = load(item)
         folder.keep_given(item, pictures)
@@ -259,11 +259,11 @@ def filled(begin: Begin, data: Path, chosen: EvaluationSettings) -> EvaluationFo
         folder.record("measures", "routed", item, {"lpips": number / 10, "error": None})
         if number:
             rating = {"preservation": number, "accuracy": 10 - number}
-            folder.record("rating", "routed", item, rating | {"answers": [{"said": "ok", "nonsense": False}]})
+            folder.record("rating", "routed", item, rating | {"answers": [sense]})
             outcome = {"won": number % 2, "tied": 1 - number % 2, "lost": 0}
-            folder.record("preference", "copy", item, outcome | {"answers": [{"said": "R1", "nonsense": False}] * 2})
+            folder.record("preference", "copy", item, outcome | {"answers": [sense] * 2})
         else:
-            folder.record("rating", "routed", item, {"answers": [{"said": "<b>?", "nonsense": True}]})
+            folder.record("rating", "routed", item, {"answers": [{"said": "<b>?", "nonsense": True, "retried": 3}]})
     return folder
 
 
@@ -287,10 +287,14 @@ def test_the_page_escapes_what_it_is_given_and_says_what_is_a_stand_in(begin, da
     page = write_page(folder, chosen, draw_items(chosen)).read_text("utf-8")
     assert "<script" not in page and "&lt;script&gt;red" in page and "<i>" not in page and "<u>" not in page
     assert "preservation (stand-in)" in page and "worth nothing" in page and "LPIPS (own weights)" in page
-    assert "1 of 6 answers" in page and "2602.15727" in page and "5.94" in page
+    assert "1 of 6 answers" in page and "asked again 3 times" in page and "2602.15727" in page and "5.94" in page
     shown = re.findall(r'<img src="([^"]+)"', page)
     assert len(shown) == 6 * (4 + 2) and all((folder.path / path).is_file() for path in shown)
-    assert json.loads((folder.path / "table.json").read_text())["nonsense"]["rating"] == {"counted": 1, "asked": 6}
+    assert json.loads((folder.path / "table.json").read_text())["answers"]["rating"] == {
+        "asked": 6,
+        "nonsense": 1,
+        "retried": 3,
+    }
 
 
 @pytest.mark.parametrize(
