@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -76,10 +76,15 @@ class Analogy:
         show = find_layout(self.layout).show
         return [show(triplet, self.megapixels, self.fit, sampled) for triplet in self.shown]
 
+    @property
+    def cell(self) -> Size:
+        """Compute the size that b' is sampled at."""
+        return self._sampled_size("result")
+
     def find_sampled(self, picture: Size) -> str:
         """Find which of layout.SAMPLED a picture of this size is. Raises LoRWebError if it can be none of them."""
         choices = [self.sampled] if self.sampled else SAMPLED
-        sizes = {self.lay_out(choice)[0].sampled: choice for choice in choices}
+        sizes = {self._sampled_size(choice): choice for choice in choices}
         if picture not in sizes:
             expected = " or ".join(f"{size.width}×{size.height}" for size in sizes)
             raise LoRWebError(
@@ -88,6 +93,9 @@ class Analogy:
                 "change sizes only after Analogy Result."
             )
         return sizes[picture]
+
+    def _sampled_size(self, sampled: str) -> Size:
+        return replace(self, triplets=self.triplets[:1]).lay_out(sampled)[0].sampled
 
 
 def match_up(pairs: Sequence[tuple[Tensor, Tensor]], b: Tensor) -> tuple[Triplet, ...]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .analogy import Analogy
 from .basis import LoRABasis
 from .demonstrations import mix
 from .encoder import VisionEncoder
@@ -52,7 +53,25 @@ def choose_part(a: Tensor, a_prime: Tensor, mask: Tensor, softness: float = 0.0)
     if alpha.min() > 0.5:
         raise LoRWebError("mask is full: it chooses all of the example. Paint only where the change is that you want.")
     alpha = _blurred(alpha, softness * min(size))[..., None]
-    return a + alpha * (a_prime - a)
+    return torch.lerp(a, a_prime, alpha.to(a))
+
+
+def choose_part_of(analogy: Analogy, masks: Tensor, softness: float = 0.0) -> Analogy:
+    """Let an analogy's pairs show only what is under masks, (h, w) or (n, h, w): one for all pairs, or one for each.
+
+    Raises LoRWebError for another number of masks, and as `choose_part` does.
+    """
+    masks, pairs = masks if masks.ndim == 3 else masks[None], analogy.all_pairs
+    if len(masks) not in (1, len(pairs)):
+        raise LoRWebError(
+            f"{len(masks)} masks and {len(pairs)} pairs do not fit together. Give one mask for all, or one for each."
+        )
+    chosen = {
+        id(a_prime): (a, choose_part(a, a_prime, mask, softness))
+        for (a, a_prime), mask in zip(pairs, masks.expand(len(pairs), -1, -1), strict=True)
+    }
+    analogies = (t._replace(pairs=[chosen[id(a_prime)] for _, a_prime in t.pairs]) for t in analogy.triplets)
+    return replace(analogy, triplets=tuple(analogies))
 
 
 def _blurred(alpha: Tensor, deviation: float) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRWebError
+from ..lorweb_core.analogy import SHOWN_PAIRS, match_up
 from ..lorweb_core.analogy import Analogy as WholeAnalogy
-from ..lorweb_core.analogy import match_up
+from ..lorweb_core.analogy_notes import align_pairs, look_at
 from .host import analogy_inputs, shared_inputs, sockets
 from .host.analogy_inputs import SPEEDS
 from .host.checked_node import CheckedNode
@@ -40,6 +43,13 @@ class Analogy(CheckedNode):
                 analogy_inputs.megapixels(),
                 analogy_inputs.speed(),
                 analogy_inputs.demonstrations(),
+                io.Boolean.Input(
+                    "align",
+                    default=False,
+                    optional=True,
+                    tooltip="Where a' is shifted or scaled against a: cut both to what both show. The node says it "
+                    "where that seems so. Turned pictures are not found.",
+                ),
             ],
             outputs=[sockets.Analogy.Output("analogy", tooltip="For the input analogy of the other nodes.")],
         )
@@ -56,11 +66,16 @@ class Analogy(CheckedNode):
         layout: str = "grid",
         megapixels: float = 1.0,
         speed: str = "as trained",
-        demonstrations: str = "first pair",
+        demonstrations: str = SHOWN_PAIRS[0],
+        align: bool = False,
     ) -> io.NodeOutput:
         sampled, refresh = shared_inputs.chosen("speed", SPEEDS, speed)
         pairs = [(a, a_prime), *_further_pairs(more_a or {}, more_a_prime or {})]
-        analogy = WholeAnalogy(match_up(pairs, b), fit, layout, megapixels, sampled, refresh, demonstrations)
+        triplets, cut = match_up(pairs, b), ()
+        if align:
+            triplets, cut = align_pairs(triplets)
+        analogy = WholeAnalogy(triplets, fit, layout, megapixels, sampled, refresh, demonstrations)
+        analogy = replace(analogy, notes=(*cut, *look_at(analogy)))
         tell("Analogy", analogy.notes)
         return io.NodeOutput(analogy)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..lorweb_core import LoRWebError, Mixture
 from ..lorweb_core.analogy import SHOWN_PAIRS, Analogy
+from ..lorweb_core.analogy_notes import look_at
 from ..lorweb_core.errors import shown
 from ..lorweb_core.kept_references import check_can_keep
 from ..lorweb_core.layout import find_layout
@@ -18,6 +19,7 @@ from .host import analogy_inputs, shared_inputs
 from .host.analogy_inputs import SPEEDS, given_analogy
 from .host.analogy_sampling import AnalogySampling, mark_conditioning
 from .host.checked_node import CheckedNode
+from .host.notes import tell
 from .host.reference_run import Keeping
 
 # FLUX's autoencoder.
@@ -86,6 +88,7 @@ class ExtendedAttention(CheckedNode):
         analogy: Analogy | None = None,
     ) -> io.NodeOutput:
         sampled, refresh = shared_inputs.chosen("speed", SPEEDS, speed)
+        looked_at = analogy is not None
         analogy = given_analogy(
             NAME,
             analogy,
@@ -97,6 +100,8 @@ class ExtendedAttention(CheckedNode):
             refresh=refresh,
             demonstrations=demonstrations,
         )
+        if not looked_at:
+            tell(NAME, look_at(analogy, NAME))
         if mixture and analogy.refresh.keeps:
             check_can_keep(mixture.basis)
         if negative is None:

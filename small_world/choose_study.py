@@ -161,9 +161,7 @@ QUESTIONS = {
     "by mask, fitted": Question(
         lambda: Choice(_some(choices.parted_pairs())), (CEILING, AS_IT_IS, MASKED, f"{MASKED}, fitted")
     ),
-    "one of two, known pairs": Question(
-        lambda: Choice(choices.known_pairs()), (CEILING, AS_IT_IS, *_GAINS, CHOSEN)
-    ),
+    "one of two, known pairs": Question(lambda: Choice(choices.known_pairs()), (CEILING, AS_IT_IS, *_GAINS, CHOSEN)),
     "one of three": Question(lambda: Choice(choices.triples()), (CEILING, AS_IT_IS, CHOSEN)),
     "two of three": Question(lambda: Choice(choices.triples(), 2), (CEILING, AS_IT_IS, CHOSEN)),
 }
