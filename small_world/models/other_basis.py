@@ -46,7 +46,9 @@ def _train(benchmark: Benchmark, seed: int, file: Path) -> None:
         if step.number % _EACH == 0:
             write_state(kept, settings, training.state())
 
-    training.run(keep)
-    training.detach()
+    try:
+        training.run(keep)
+    finally:
+        training.detach()
     write(basis, file, OTHER, seed)
     kept.unlink(missing_ok=True)
