@@ -108,7 +108,17 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     assert [o.io_type for o in schema.outputs] == outputs
     assert all(i.tooltip for i in schema.inputs)
     optional = {"clip_vision", "negative", "fit", "layout", "demonstrations", "pairs", "method", "speed", "sampled"}
-    optional |= {"shares", "stored", "place", "run_time_rank", "run_time_error", "analogy", "more_a", "more_a_prime", "align"}
+    optional |= {
+        "shares",
+        "stored",
+        "place",
+        "run_time_rank",
+        "run_time_error",
+        "analogy",
+        "more_a",
+        "more_a_prime",
+        "align",
+    }
     shows_or_cuts = {
         "LoRWeBAnalogyEncoder": {*PICTURES},
         "LoRWeBExtendedAttention": {"mixture", *PICTURES},
