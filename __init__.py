@@ -8,6 +8,8 @@ from comfy_api.latest import ComfyExtension
 from .nodes import NODES
 from .nodes.host.example_pictures import offer_pictures
 
+WEB_DIRECTORY = "web"
+
 for folder in ("lorweb", "lorweb_mixtures", "lorweb_datasets"):
     folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
 

@@ -18,6 +18,8 @@ class LoRWebError(ValueError):
     escaped in it.
     """
 
+    __module__ = "lorweb_core"  # hosts show the full name of a type, which would begin with where the pack lies
+
     def __init__(self, message: str):
         super().__init__(_printable(message))
 

@@ -89,6 +89,12 @@ def _origin(arguments: argparse.Namespace) -> None:
     measure()
 
 
+def _pair_choice(arguments: argparse.Namespace) -> None:
+    from small_world.pair_study import draw_page, measure
+
+    draw_page(arguments.picture) if arguments.picture else measure()
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from small_world.study_report import write_report
 
@@ -108,6 +114,7 @@ COMMANDS = {
     "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
     "fit": Command("fit mixtures to examples, and measure them (an hour; continues where it stopped)", _fit),
     "origin": Command("measure sums of two edits, and strengths, from the origin and from zero", _origin),
+    "pair-choice": Command("measure what well and badly chosen pairs make", _pair_choice),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
 }
 
@@ -124,6 +131,8 @@ def main() -> None:
             added.add_argument(
                 "basis", nargs="*", type=Path, default=[stored.BASIS], help="bases; the shipped one first"
             )
+        if name == "pair-choice":
+            added.add_argument("--picture", type=Path, metavar="FILE", help="draw one analogy with each pair instead")
         if name == "study":
             added.add_argument("--worker", type=int, default=0, help="number of this worker, from 0")
             added.add_argument("--workers", type=int, default=1, help="number of workers that share the work")

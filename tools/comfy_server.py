@@ -29,12 +29,6 @@ TEXT = (3).to_bytes(4, "big")
 """How a binary message begins that shows a text in a node (protocol.py: BinaryEventTypes)."""
 
 
-def _not_shipped(folder: str, names: list[str]) -> set[str]:
-    """Name what the registry would leave out, and what the tests only write."""
-    top = {"tests", "tools", "docs", "demo-output", "small-world-data"} if Path(folder) == ROOT else set()
-    return {name for name in names if name.startswith(".") or name == "__pycache__" or name in top}
-
-
 class PromptError(RuntimeError):
     """Report that the server refused a prompt or failed to execute it; `details` is its answer."""
 
