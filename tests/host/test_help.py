@@ -82,7 +82,7 @@ def test_tables_say_what_the_schema_says():
 def test_the_host_hands_the_translations_to_the_frontend(host, tmp_path, monkeypatch):
     import folder_paths
 
-    # The oldest host's `utils` has no __init__.py, and beside the tests' own modules it is no package.
+    # In tests with the oldest host another module `utils` is found before the host's own package.
     manager = pytest.importorskip("app.custom_node_manager", exc_type=ImportError).CustomNodeManager
 
     shutil.copytree(ROOT / "locales", tmp_path / "pack" / "locales")
