@@ -11,6 +11,8 @@ import standins
 import torch
 from comfy_server import PromptError
 
+RELEASED = standins.RELEASED
+
 KONTEXT = "Kontext Extended-Attention Conditioning"
 
 MODEL, ENCODER, PROMPT, GUIDANCE, CONDITIONING, SAMPLER, DECODED, RESULT = "2", "10", "12", "13", "14", "15", "17", "18"
@@ -19,7 +21,7 @@ MODEL, ENCODER, PROMPT, GUIDANCE, CONDITIONING, SAMPLER, DECODED, RESULT = "2", 
 
 @pytest.fixture
 def graph() -> dict:
-    return standins.for_standins(standins.RELEASED / "visual_analogy.json", megapixels=0.05, steps=2)
+    return standins.for_standins(RELEASED / "visual_analogy.json", megapixels=0.05, steps=2)
 
 
 def with_analogies(graph: dict) -> dict:
@@ -66,7 +68,7 @@ def run(server, graph: dict) -> tuple[dict[str, list[Path]], dict[str, str]]:
 
 @pytest.mark.parametrize("name", ["visual_analogy", "best_of_seeds", "edit_strip"])
 def test_released_workflows_run_as_with_an_analogy_bit_for_bit(server, name):
-    old = standins.for_standins(standins.RELEASED / f"{name}.json", megapixels=0.05, steps=2)
+    old = standins.for_standins(RELEASED / f"{name}.json", megapixels=0.05, steps=2)
     saves = [key for key, node in old.items() if node["class_type"] == "SaveImage"]
     (before, texts), (after, new_texts) = run(server, old), run(server, with_analogies(old))
     assert saves
@@ -77,10 +79,10 @@ def test_released_workflows_run_as_with_an_analogy_bit_for_bit(server, name):
     assert texts == new_texts == {}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(standins.RELEASED.glob("*.json"))])
+@pytest.mark.parametrize("name", [path.stem for path in sorted(RELEASED.glob("*.json"))])
 def test_the_inputs_of_released_workflows_are_there_still(host, name):
     """Each widget too, in the order in which the page keeps their values."""
-    nodes = json.loads((standins.RELEASED.parent / f"{name}.json").read_text(encoding="utf-8"))["nodes"]
+    nodes = json.loads((RELEASED.parent / f"{name}.json").read_text(encoding="utf-8"))["nodes"]
     for node in nodes:
         if not node["type"].startswith("LoRWeB"):
             continue
