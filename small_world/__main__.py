@@ -126,7 +126,7 @@ COMMANDS = {
     "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
     "fit": Command("fit mixtures to examples, and measure them (an hour; continues where it stopped)", _fit),
     "origin": Command("measure sums of two edits, and strengths, from the origin and from zero", _origin),
-    "choose": Command("measure edits chosen of examples that show more (hours; continues where it stopped)", _choose),
+    "choose": Command("measure edits chosen of examples that show more (an hour; continues where it stopped)", _choose),
     "chosen-pictures": Command("draw one edit out of two, two from two, and strengths, for docs", _chosen_pictures),
     "pair-choice": Command("measure what well and badly chosen pairs make", _pair_choice),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
