@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
 from ..lorweb_core.checkpoint import read_checkpoint
-from ..lorweb_core.config import find_config
 from ..lorweb_core.files.tensor_files import checkpoint_identity, file_identity, is_shard
 from .host import sockets
 from .host.checked_node import CheckedNode
-from .host.model_files import BASES, CHECKPOINTS, CONFIGS, listed_file, listed_files
+from .host.model_files import AUTO, BASES, CHECKPOINTS, CONFIGS, basis_files, listed_file, listed_files
 from .host.progress import progress_bar
-
-AUTO = "auto"
 
 
 class BasisLoader(CheckedNode):
@@ -60,17 +55,11 @@ class BasisLoader(CheckedNode):
 
     @classmethod
     def fingerprint_inputs(cls, basis_name: str, config_name: str) -> tuple:
-        basis, config = _paths(basis_name, config_name)
+        basis, config = basis_files(basis_name, config_name)
         return checkpoint_identity(basis), config and file_identity(config)
 
     @classmethod
     def execute(cls, basis_name: str, config_name: str = AUTO) -> io.NodeOutput:
-        basis = load_basis(*_paths(basis_name, config_name))
+        basis = load_basis(*basis_files(basis_name, config_name))
         basis.check_values(progress_bar(len(basis.layers)))
         return io.NodeOutput(basis)
-
-
-def _paths(basis_name: str, config_name: str) -> tuple[Path, Path | None]:
-    """Find the files of a basis and of its config, if it has one."""
-    basis = listed_file(BASES, basis_name, *CHECKPOINTS)
-    return basis, find_config(basis) if config_name == AUTO else listed_file(BASES, config_name, *CONFIGS)
