@@ -263,6 +263,21 @@ def _train(arguments: argparse.Namespace) -> None:
     train(arguments.config, arguments.set)
 
 
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    from .evaluation.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from .diffusers_backend.evaluate_command import run_evaluation
+    from .evaluation.arguments import read_arguments
+
+    given = read_arguments(arguments)
+    _log_phases()
+    print(f"Wrote {shown(run_evaluation(given))}")
+
+
 COMMANDS = {
     "analogy": Command(
         "Edit b as the example a → a' shows.",
@@ -274,6 +289,12 @@ COMMANDS = {
         "Fit a mixture to an example a → a', or to several of one edit, and save it.",
         _fit_arguments,
         _fit,
+        ("numpy", "PIL", "diffusers", "transformers", "accelerate"),
+    ),
+    "evaluate": Command(
+        "Measure ways of making b' on many analogies, as the paper does, and write a page of it.",
+        _evaluate_arguments,
+        _evaluate,
         ("numpy", "PIL", "diffusers", "transformers", "accelerate"),
     ),
     "train": Command(

@@ -5,6 +5,7 @@ from .analogy_result import AnalogyResult
 from .analogy_score import AnalogyScore
 from .basis_loader import BasisLoader
 from .basis_similarity import BasisSimilarity
+from .choose_edit import ChooseEdit
 from .export_lora import ExportLoRA
 from .extended_attention import ExtendedAttention
 from .fit_mixture import FitMixture
@@ -43,5 +44,6 @@ NODES = [
     ExportLoRA,
     TrainBasis,
     FitMixture,
+    ChooseEdit,
     SmallWorldModels,
 ]

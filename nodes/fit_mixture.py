@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture
 from ..lorweb_core.analogy import Analogy
-from ..lorweb_core.fitting.fit import checked_start, fit_mixture
-from ..lorweb_core.fitting.memory import estimate_fit
+from ..lorweb_core.fitting.fit import checked_start
 from ..lorweb_core.fitting.settings import FitSettings
-from ..lorweb_core.grid import Size
-from ..lorweb_core.layer_check import check_layers
 from ..lorweb_core.pictures.strip import strip
 from .host import analogy_inputs, fitting_inputs, shared_inputs, sockets
 from .host.analogy_inputs import given_pairs
 from .host.checked_node import CheckedNode
-from .host.fitting_session import FitCallbacks
-from .host.kept_fits import KeptFit, identify, kept_fit
+from .host.fit_run import fit_on_node
+from .host.kept_fits import KeptFit
 from .host.previews import with_picture
-from .host.training_model import HostBase, HostEncoders
 
 log = logging.getLogger(__name__)
 
@@ -114,15 +109,7 @@ class FitMixture(CheckedNode):
             checkpointing=gradient_checkpointing,
             preview_every=preview_every or steps,
         )
-        settings.check()
-        base = HostBase(model, vae)
-        check_layers(start.basis, base.shapes, "Load the FLUX.1 Kontext that the basis was trained on.")
-        _tell_memory(start.basis, base, settings, pairs[0][0], positive)
-        encoders = HostEncoders(model, vae, positive)
-        settings = replace(settings, preview_guidance=float(positive[0][1].get("guidance", 3.5)))
-        kept = kept_fit(model, identify(start, pairs, settings, encoders.identity), steps)
-        callbacks = FitCallbacks(kept, steps)
-        found = fit_mixture(base, encoders, start.basis, start, pairs, settings, callbacks, kept.state)
+        found, kept, callbacks = fit_on_node(model, vae, positive, start, pairs, settings)
         image = callbacks.strip[None]
         return with_picture(cls, image, found, image, _report(kept, callbacks.lowest))
 
@@ -134,14 +121,6 @@ def _start(mixture: Mixture | None, basis: LoRABasis | None) -> Mixture:
             "Basis Loader to begin at its mixture of a query of zeros."
         )
     return checked_start(basis or mixture.basis, mixture)
-
-
-def _tell_memory(basis: LoRABasis, base: HostBase, settings: FitSettings, a: Tensor, positive: list) -> None:
-    """Log how much memory the fit takes, before anything is loaded. Raises LoRWebError where a GPU has less."""
-    text = sum(tokens.shape[1] for tokens, _ in positive)
-    needed = estimate_fit(basis, base, settings, Size(*a.shape[:2]), text, base.stored, base.converted)
-    log.info("Fit Mixture: takes about %s.", needed)
-    needed.check_room(base.device)
 
 
 def _report(kept: KeptFit, lowest: float) -> str:

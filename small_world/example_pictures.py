@@ -16,32 +16,29 @@ FOLDER = Path(__file__).parent.parent / "workflows" / "pictures"
 SIDE = 512
 """Side of an example picture, in pixels: a cell of Kontext's grid. In the small world they are scaled down."""
 
-EDITS: dict[str, Edit] = {"": ("orange", "sun"), "_2": ("red", "summer")}
-"""Endings of the names of an edit's pictures → the edit, one of the new pairs."""
-
+EDITS: tuple[Edit, Edit] = (("orange", "sun"), ("red", "summer"))
+"""Edits that are shown, of the new pairs."""
 
 SEED = 6
 """Seed of the scenes, chosen among sixteen by the eye."""
 
 
 def example_scenes() -> dict[str, Scenes]:
-    """Draw the scenes: for each edit one before and after it, one to edit, and what that should become."""
+    """Draw the scenes: one before and after each edit, two to edit, and what the first of them should become."""
     generator = torch.Generator().manual_seed(SEED)
-    drawn = {}
-    for ending, edit in EDITS.items():
-        scenes = scenes_for(edit, 2, generator)
-        before, picture = select(scenes, slice(0, 1)), select(scenes, slice(1, 2))
-        named = {"before": before, "picture": picture}
-        named |= {"after": edit_scenes(before, edit), "truth": edit_scenes(picture, edit)}
-        drawn |= {f"{name}{ending}": scene for name, scene in named.items()}
-    return drawn
+    (before, picture), (_, picture_2) = (
+        [select(scenes, slice(i, i + 1)) for i in range(2)] for scenes in (scenes_for(e, 2, generator) for e in EDITS)
+    )
+    after, after_2 = (edit_scenes(before, edit) for edit in EDITS)
+    drawn = {"before": before, "after": after, "after_2": after_2, "picture": picture, "picture_2": picture_2}
+    return drawn | {"truth": edit_scenes(picture, EDITS[0])}
 
 
 def draw_examples(folder: Path = FOLDER) -> None:
-    """Draw all but the truth: `lorweb_before.png`, `lorweb_after.png`, `lorweb_picture.png`, then `_2`."""
+    """Draw all but the truth, each as `lorweb_<name>.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, scene in example_scenes().items():
-        if not name.startswith("truth"):
+        if name != "truth":
             write_png(as_picture(scene), folder / f"lorweb_{name}.png")
 
 

@@ -89,7 +89,7 @@ def measure_export(host, mixture, folder: Path, runs: int = 7) -> None:
 
     host: as host_process.load_pack gives it. mixture: of a basis of full size. folder: where 3 GB can be written.
     """
-    exports = host.core.space.lora_export
+    exports = host.core.export.lora_export
     own, plain = folder / "export.safetensors", folder / "bytes"
 
     def export() -> object:
@@ -118,7 +118,7 @@ def measure_export(host, mixture, folder: Path, runs: int = 7) -> None:
 
 def measure_compression(host, mixture, folder: Path) -> None:
     """Measure compression to a rank and to an error, its memory, and what the node's picture takes more."""
-    exports, file = host.core.space.lora_export, folder / "compressed.safetensors"
+    exports, file = host.core.export.lora_export, folder / "compressed.safetensors"
     took, memory = with_memory(partial(exports.export_lora, mixture, file, "rank", 16))
     row("Compress 494 layers to rank 16", seconds(took), f"{megabytes(memory)} beside the basis at most")
     took = timed(partial(exports.export_lora, mixture, file, "error", error=0.1))

@@ -16,7 +16,7 @@ from pathlib import Path
 from environment import ROOT, find_host, own_python
 
 OUTPUT = ROOT / "demo-output"
-WORKFLOW = ROOT / "workflows" / "api" / "visual_analogy.json"
+WORKFLOW = ROOT / "workflows" / "api" / "Edit by example.json"
 STEPS = 12
 ANALOGIES = 6
 

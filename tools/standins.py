@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from environment import ROOT
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -279,7 +280,7 @@ STANDINS = {
 
 
 def comfy_models(folder: Path) -> None:
-    """Write stand-ins for every file of workflows/visual_analogy.json, under the names that `for_standins` puts in."""
+    """Write stand-ins for every file of "Edit by example", under the names that `for_standins` puts in."""
     files = {
         "diffusion_models": flux(2, 2, text=768, pooled=768),
         "vae": autoencoder(),
@@ -291,6 +292,13 @@ def comfy_models(folder: Path) -> None:
     (folder / "lorweb").mkdir(exist_ok=True)
     save_demo_basis(folder / "lorweb" / STANDINS["lorweb"])
     image_encoder(folder / "clip_vision" / "clip-vit-large-patch14", QUERY_WIDTH)
+
+
+EARLIER = ROOT / "tests" / "fixtures" / "workflows" / "api"
+"""Workflows of an earlier version, whose nodes are given the pictures one by one."""
+
+SHOWN = ("LoRWeBAnalogy", "LoRWeBAnalogyEncoder", "LoRWeBExtendedAttention")
+"""Nodes that are given a, a_prime and b."""
 
 
 def for_standins(
@@ -312,6 +320,7 @@ def for_standins(
         "UNETLoader": {"unet_name": names["diffusion_models"]},
         "VAELoader": {"vae_name": names["vae"]},
         "LoRWeBBasisLoader": {"basis_name": names["lorweb"]},
+        "LoRWeBAnalogy": {"megapixels": megapixels},
         "LoRWeBExtendedAttention": {"megapixels": megapixels},
         "LoRWeBFitMixture": {"megapixels": megapixels},
         "KSampler": {"steps": steps},
@@ -322,8 +331,8 @@ def for_standins(
             node["class_type"] = "CLIPLoader"
             node["inputs"] = {"clip_name": names["text_encoders"], "type": "stable_diffusion"}
         node["inputs"].pop("clip_vision", None)
-        if node["class_type"] in ("LoRWeBAnalogyEncoder", "LoRWeBExtendedAttention"):
-            for image, file in pictures.items():
-                loader, _ = node["inputs"][image]
-                graph[loader]["inputs"]["image"] = file
+        shown = node["inputs"].keys() & pictures if node["class_type"] in SHOWN else ()
+        for image in shown:
+            loader, _ = node["inputs"][image]
+            graph[loader]["inputs"]["image"] = pictures[image]
     return {key: node for key, node in graph.items() if node["class_type"] != "CLIPVisionLoader"}

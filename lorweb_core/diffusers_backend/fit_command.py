@@ -98,7 +98,7 @@ def fit_on(
     train = TrainSettings(dtype="fp32" if place.type == "cpu" else "bf16")
     log.info("Loading the model")
     encoders = KontextEncoders(model, place, DTYPES[train.dtype])
-    told = OneText(encoders, settings.prompt)
+    told = KnownTexts(encoders, [settings.prompt])
     encoders.forget_text()
     base = load_base(model, train, None, encoders, place)
     try:
@@ -110,12 +110,12 @@ def fit_on(
         ) from error
 
 
-class OneText:
-    """Encode pictures as a model's autoencoder does, and know one text, so that the text encoders may go."""
+class KnownTexts:
+    """Encode pictures as a model's autoencoder does, and know some texts, so that the text encoders may go."""
 
-    def __init__(self, encoders: KontextEncoders, prompt: str):
+    def __init__(self, encoders: KontextEncoders, prompts: Sequence[str]):
         self._encoders = encoders
-        self._text = encoders.encode_text([prompt])
+        self._texts = {prompt: encoders.encode_text([prompt]) for prompt in dict.fromkeys(prompts)}
 
     @property
     def identity(self) -> str:
@@ -125,4 +125,5 @@ class OneText:
         return self._encoders.encode_image(images)
 
     def encode_text(self, captions: Sequence[str]) -> Text:
-        return Text(*(part.expand(len(captions), *part.shape[1:]) for part in self._text))
+        known = [self._texts[caption] for caption in captions]
+        return Text(*(torch.cat([getattr(text, part) for text in known]) for part in Text._fields))

@@ -7,13 +7,13 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..basis import LoRABasis, load_basis
 from ..encoder import ENCODERS, VisionEncoder, check_encoder, load_encoder
@@ -127,7 +127,7 @@ def run_analogy(
         mixed = _fitted(mixed, images[:2], model, settings, text_tokens, place)
 
     log.info("Loading the model")
-    pipeline = _load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
+    pipeline = load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
     if learned.config.external_query:
         merge(pipeline.transformer, mixed, strength)
     else:
@@ -139,8 +139,7 @@ def run_analogy(
         pipeline.enable_model_cpu_offload(device=place)
 
     log.info("Sampling %s of %d×%d pixels", _NAMES[sampled], view.sampled.width, view.sampled.height)
-    tokens = schedule_tokens(sampled, _tokens(view.sampled))
-    decoded = _sample(pipeline, view, tokens, refresh, prompt, steps, guidance, seed, text_tokens)
+    decoded = sample(pipeline, view, sampled, refresh, prompt, steps, guidance, seed, text_tokens)
     result = layout.result(decoded, Size(*images[2].shape[:2]), fit, 1, sampled)[0]
     return Analogy(result, decoded[0] if sampled == "grid" else None, view.overview)
 
@@ -186,10 +185,7 @@ def attach(
     reference: size of the grid that the pipeline gives the model as reference, in pixels. device: where the model will
     run. Call it before offloading is enabled, which wraps the forward pass too.
     """
-    linears = {
-        name.removeprefix("transformer."): [LayerSlice(name, 0)] for name in _layer_weights(transformer, mixture.basis)
-    }
-    packed = PackedBasis(mixture.basis, linears, transformer.dtype).to(device)
+    packed = pack(transformer, mixture.basis, device)
     runtime, forward = RuntimeMixture(mixture, strength), transformer.forward
     references = _tokens(reference)
 
@@ -200,6 +196,34 @@ def attach(
             return forward(hidden_states=hidden_states, encoder_hidden_states=encoder_hidden_states, **inputs)
 
     transformer.forward = mixed
+
+
+def pack(transformer: FluxTransformer2DModel, basis: LoRABasis, device: torch.device) -> PackedBasis:
+    """Lay a basis out on a device as the transformer's Linears take it. Raises LoRWebError if one is missing."""
+    linears = {name.removeprefix("transformer."): [LayerSlice(name, 0)] for name in _layer_weights(transformer, basis)}
+    return PackedBasis(basis, linears, transformer.dtype).to(device)
+
+
+@contextmanager
+def mixed_in(
+    transformer: FluxTransformer2DModel, packed: PackedBasis, mixture: Mixture, reference: Size
+) -> Iterator[None]:
+    """Let the transformer add a mixture in its forward passes within, offloaded or not; its weights stay as they are.
+
+    packed: the mixture's basis, as `pack` lays it out. reference: size of the reference grid in pixels.
+    """
+    runtime, references, passes = RuntimeMixture(mixture, 1.0), _tokens(reference), ExitStack()
+
+    def before(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> None:
+        tokens = Tokens(inputs["encoder_hidden_states"].shape[1], references)
+        passes.enter_context(runtime.attached(transformer, packed, len(inputs["hidden_states"]), tokens))
+
+    # Hooks, not another `forward`: offloading wraps that one anew at the end of a run.
+    with ExitStack() as undo:
+        undo.enter_context(passes)
+        undo.callback(transformer.register_forward_pre_hook(before, with_kwargs=True).remove)
+        undo.callback(transformer.register_forward_hook(lambda *_: passes.close(), always_call=True).remove)
+        yield
 
 
 def _tokens(size: Size) -> int:
@@ -236,7 +260,8 @@ def outline(model: str | Path) -> FluxTransformer2DModel:
         return FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(model, subfolder="transformer"))
 
 
-def _load_pipeline(model: str | Path, dtype: torch.dtype) -> FluxKontextPipeline:
+def load_pipeline(model: str | Path, dtype: torch.dtype) -> FluxKontextPipeline:
+    """Load a FLUX.1 Kontext with its encoders, on the CPU. Raises LoRWebError if it cannot be loaded."""
     from diffusers import FluxKontextPipeline
 
     with loading_model(model):
@@ -264,10 +289,10 @@ def load_vision_encoder(needed: str, source: str | Path | None = None) -> Vision
     return wrapped
 
 
-def _sample(
+def sample(
     pipeline: FluxKontextPipeline,
     view: Shown,
-    tokens: int,
+    sampled: str,
     refresh: Refresh,
     prompt: str,
     steps: int,
@@ -277,10 +302,11 @@ def _sample(
 ) -> Tensor:
     """Denoise what is sampled of a layout of one reference → (1, H, W, 3), float32 in 0–1, on the CPU.
 
-    tokens: those that the schedule is shifted for.
+    sampled: one of SAMPLED, what the view is of. Raises LoRWebError where memory lacks, or for values not finite.
     """
     (reference,), size, noise = view.references, view.sampled, _tokens(view.sampled)
-    pipeline.scheduler = scheduler_for(pipeline.scheduler, tokens, noise)
+    scheduler = pipeline.scheduler
+    pipeline.scheduler = scheduler_for(scheduler, schedule_tokens(sampled, noise), noise)
     try:
         with analogy_passes(pipeline.transformer, noise, view.place, refresh, steps) as passes:
             decoded = pipeline(
@@ -301,6 +327,8 @@ def _sample(
             ).images
     except torch.cuda.OutOfMemoryError as error:
         raise LoRWebError("The GPU ran out of memory. Try fewer megapixels, or another device.") from error
+    finally:
+        pipeline.scheduler = scheduler
     decoded = decoded.movedim(1, -1).float().cpu()
     if not decoded.isfinite().all():
         raise LoRWebError("The sampled picture has values that are not finite. Try a strength nearer to 0.")

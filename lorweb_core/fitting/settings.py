@@ -15,6 +15,9 @@ class Range(NamedTuple):
     least: float
     most: float
 
+    def holds(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
 
 _RANGES = {
     "steps": Range(1, 10_000),
@@ -80,5 +83,5 @@ class FitSettings:
 
 
 def _check(name: str, value: Any, allowed: Range) -> None:
-    if not allowed.least <= value <= allowed.most:
+    if not allowed.holds(value):
         raise LoRWebError(f"{name} is {shown(value)}; expected a number from {allowed.least} to {allowed.most}.")

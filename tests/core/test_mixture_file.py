@@ -4,6 +4,7 @@ import errno
 import io
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lorweb_core import LoRWebError, Mixture, load_basis
 from lorweb_core.files import atomic
 from lorweb_core.pictures.thumbnails import contact_sheet, make_thumbnails
+from lorweb_core.space.blend import blend
 from lorweb_core.space.fingerprint import fingerprint
 from lorweb_core.space.mixture_file import load_mixture, save_mixture
 from lorweb_core.triplet import triplets
@@ -263,3 +265,18 @@ def test_thumbnails_are_small_and_in_shape():
     sheet = contact_sheet([shown, shown])
     assert sheet.shape[0] > 2 * 128
     assert sheet.max() == 1
+
+
+RELEASED = Path(__file__).parent.parent / "data" / "released_mixtures"
+"""A basis, two mixtures and their blends, 1.5 of one and −0.4 of the other, written by version c8a2e3a."""
+
+
+@pytest.mark.parametrize("space", ["coefficients", "logits"])
+def test_mixtures_of_the_last_release_load_and_blend_as_they_did(space):
+    basis = load_basis(RELEASED / "basis.safetensors")
+    saved = [load_mixture(RELEASED / f"{name}.safetensors", basis) for name in ("one", "two")]
+    expected = load_file(RELEASED / "blended.safetensors")
+    for layer, coefficients in blend(saved, [1.5, -0.4], space).coefficients.items():
+        torch.testing.assert_close(coefficients, expected[f"{space}.{layer}"], rtol=1e-6, atol=1e-7)
+    with pytest.raises(LoRWebError, match="no origin"):
+        blend(saved, [1, 1], origin="no edit")

@@ -16,7 +16,8 @@ import standins
 import torch
 from environment import HOW_TO_GIVE_A_COMFYUI, find_comfyui
 from host_process import FLUX_1
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 SMALL_FLUX = {**FLUX_1, "hidden_size": 256, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "context_in_dim": 64}
 
@@ -101,6 +102,27 @@ def in_format(host) -> Callable:
             pytest.skip(str(missing))
 
     return load
+
+
+@pytest.fixture
+def clip_vision(host, tmp_path):
+    """The query fixture's CLIP tower as the host's CLIP_VISION; `width` widens its embedding."""
+    import comfy.clip_vision
+
+    query = Path(parity.FILE).with_name("query.safetensors")
+
+    def clip_vision(width: int = 24):
+        with safe_open(query, "pt") as file:
+            config = json.loads(file.metadata()["clip_config"]) | {"projection_dim": width}
+        (tmp_path / "clip.json").write_text(json.dumps(config))
+        model = comfy.clip_vision.ClipVisionModel(str(tmp_path / "clip.json"))
+        weights = {name[5:]: t for name, t in load_file(query).items() if name.startswith("clip.")}
+        weights["visual_projection.weight"] = weights["visual_projection.weight"].repeat(width // 24 + 1, 1)[:width]
+        missing, _ = model.load_sd(weights)
+        assert not missing
+        return model
+
+    return clip_vision
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import standins
 import torch
-from environment import ROOT
 
-WORKFLOW = ROOT / "workflows" / "api" / "visual_analogy.json"
+WORKFLOW = standins.EARLIER / "visual_analogy.json"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import standins
-from environment import ROOT
 from pairs import save_pairs
 
 TEXTS = {"half a character": "pairs\ud800", "NUL": "a\0b", "a megabyte": "x" * 1_000_000, "of no user": "~nouser/x"}
@@ -24,7 +23,7 @@ def pairs(server) -> str:
 @pytest.fixture(scope="module")
 def graph(pairs) -> dict:
     """An analogy, and what can be done with its mixture, basis, model and pictures."""
-    graph = standins.for_standins(ROOT / "workflows" / "api" / "visual_analogy.json", megapixels=0.05, steps=1)
+    graph = standins.for_standins(standins.EARLIER / "visual_analogy.json", megapixels=0.05, steps=1)
 
     def key(class_type: str) -> str:
         (found,) = [key for key, node in graph.items() if node["class_type"] == class_type]

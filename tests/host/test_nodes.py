@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,6 @@ import parity
 import pytest
 import standins
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 QUERY = Path(parity.FILE).with_name("query.safetensors")
@@ -26,25 +24,6 @@ def basis_file(host):
     yield path
     for file in path.parent.iterdir():
         file.unlink()
-
-
-@pytest.fixture
-def clip_vision(host, tmp_path):
-    """The query fixture's CLIP tower as the host's CLIP_VISION; `width` widens its embedding."""
-    import comfy.clip_vision
-
-    def clip_vision(width: int = 24):
-        with safe_open(QUERY, "pt") as file:
-            config = json.loads(file.metadata()["clip_config"]) | {"projection_dim": width}
-        (tmp_path / "clip.json").write_text(json.dumps(config))
-        model = comfy.clip_vision.ClipVisionModel(str(tmp_path / "clip.json"))
-        weights = {name[5:]: t for name, t in load_file(QUERY).items() if name.startswith("clip.")}
-        weights["visual_projection.weight"] = weights["visual_projection.weight"].repeat(width // 24 + 1, 1)[:width]
-        missing, _ = model.load_sd(weights)
-        assert not missing
-        return model
-
-    return clip_vision
 
 
 @pytest.fixture
@@ -62,6 +41,8 @@ def pictures() -> list[torch.Tensor]:
 PICTURES = ["a", "a_prime", "b"]
 
 SPEED = ["speed", "mixture"]
+
+CHOSEN = ["mask", "softness", "unwanted_a", "unwanted_a_prime"]
 
 SOCKETS = {
     "LoRWeBBasisLoader": ("LoRWeB Basis Loader", ["basis_name", "config_name"], ["LORWEB_BASIS"]),
@@ -95,6 +76,11 @@ SOCKETS = {
         ["model", "example_weight", "b_weight", "layout", "pairs", "analogy"],
         ["MODEL"],
     ),
+    "LoRWeBChooseEdit": (
+        "Choose Edit",
+        ["basis", "analogy", *PICTURES, *CHOSEN, "clip_vision", "fit_steps", "model", "vae", "positive"],
+        ["LORWEB_MIXTURE", "LORWEB_ANALOGY", "IMAGE", "IMAGE"],
+    ),
     "LoRWeBKeepReferences": ("Keep References", ["model", "every", "shares", "stored", "place"], ["MODEL"]),
 }
 
@@ -121,6 +107,7 @@ def test_nodes_have_the_names_and_sockets_others_lean_on(host, node_id):
     }
     shows_or_cuts = {
         "LoRWeBAnalogyEncoder": {*PICTURES},
+        "LoRWeBChooseEdit": {*PICTURES, *CHOSEN, "fit_steps", "model", "vae", "positive"},
         "LoRWeBExtendedAttention": {"mixture", *PICTURES},
         "LoRWeBAnalogyResult": {"b", "mixture"},
     }

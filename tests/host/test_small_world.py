@@ -38,7 +38,7 @@ def test_the_bundled_workflow_makes_new_pairs_of_edits(comfyui, tmp_path):
     with ComfyServer(comfyui, sys.executable, tmp_path) as server:
         for name in names:
             files = {image: f"{name}-{image}.png" for image in ("a", "a_prime", "b")}
-            workflow = WORKFLOWS / "visual_analogy.json"
+            workflow = WORKFLOWS / "Edit by example.json"
             graph = standins.for_standins(workflow, install.MEGAPIXELS, 8, install.NAMES, files)
             truth = picture(tmp_path / "input" / f"{name}-truth.png")
             errors.append((made(server, graph) - truth).square().mean())
@@ -61,7 +61,7 @@ def test_an_edit_that_no_basis_has_seen_is_fitted_to_its_example(comfyui, tmp_pa
     with ComfyServer(comfyui, sys.executable, tmp_path) as server:
         routed, fitted = (
             made(server, standins.for_standins(WORKFLOWS / workflow, install.MEGAPIXELS, 8, install.NAMES, files))
-            for workflow in ("visual_analogy.json", "fit_example.json")
+            for workflow in ("Edit by example.json", "Fit an example.json")
         )
     assert (fitted - truth).square().mean() < 0.4 * copying
     assert (fitted - truth).square().mean() < 0.5 * (routed - truth).square().mean()

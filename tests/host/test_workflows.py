@@ -42,7 +42,7 @@ def embedding(folder: Path, image: torch.Tensor) -> torch.Tensor:
 
 def test_the_best_of_four_seeds_is_saved(server):
     # In two steps the seeds come out far apart.
-    graph = standins.for_standins(API / "best_of_seeds.json", megapixels=0.05, steps=2)
+    graph = standins.for_standins(API / "Best of four.json", megapixels=0.05, steps=2)
     score, _ = one(graph, "LoRWeBAnalogyScore")
     result, _ = one(graph, "LoRWeBAnalogyResult")
     graph["shown"] = {"class_type": "PreviewImage", "inputs": {"images": [score, 3]}}
@@ -74,11 +74,12 @@ def test_the_best_of_four_seeds_is_saved(server):
 
 
 def test_the_strip_goes_from_one_edit_to_the_other(server):
-    graph = standins.for_standins(API / "edit_strip.json", megapixels=0.05, steps=2)
-    second = graph[one(graph, "LoRWeBMixtureBlend")[1]["mixture_2"][0]]["inputs"]
+    graph = standins.for_standins(API / "From one edit to another.json", megapixels=0.05, steps=2)
+    encoder = graph[one(graph, "LoRWeBMixtureBlend")[1]["mixture_2"][0]]["inputs"]
+    second = graph[encoder["analogy"][0]]["inputs"]
     for picture, name in {"a": "a_prime.png", "a_prime": "a.png"}.items():
-        loader = graph[second[picture][0]]
-        loader["inputs"]["image"] = name
+        graph[name] = {"class_type": "LoadImage", "inputs": {"image": name}}
+        second[picture] = [name, 0]
     one(graph, "LoRWeBMixedLoRAApply")[1]["strength"] = 8.0  # the stand-in's mixtures are much alike
     result, _ = one(graph, "LoRWeBAnalogyResult")
     graph["each"] = {"class_type": "PreviewImage", "inputs": {"images": [result, 0]}}
@@ -97,7 +98,7 @@ def test_the_strip_goes_from_one_edit_to_the_other(server):
 
 def test_the_exported_lora_does_in_load_lora_what_the_mixture_does(server):
     """Also through the front door: the file lies where Load LoRA lists it."""
-    exported = standins.for_standins(API / "export_lora.json", megapixels=0.05, steps=2)
+    exported = standins.for_standins(API / "An edit as a LoRA.json", megapixels=0.05, steps=2)
     key, inputs = one(exported, "LoRWeBExportLoRA")
     inputs |= {"dtype": "float32", "name": "tests/edit"}
     (pictures,) = server.run(exported)
@@ -106,8 +107,8 @@ def test_the_exported_lora_does_in_load_lora_what_the_mixture_does(server):
     assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in load_file(file))
     assert (server.base / "models" / "lorweb_mixtures" / "my_edit.safetensors").is_file()
 
-    with_mixture = standins.for_standins(API / "visual_analogy.json", megapixels=0.05, steps=2)
-    with_lora = standins.for_standins(API / "visual_analogy.json", megapixels=0.05, steps=2)
+    with_mixture = standins.for_standins(API / "Edit by example.json", megapixels=0.05, steps=2)
+    with_lora = standins.for_standins(API / "Edit by example.json", megapixels=0.05, steps=2)
     apply, inputs = one(with_lora, "LoRWeBMixedLoRAApply")
     with_lora[apply] = {
         "class_type": "LoraLoaderModelOnly",
@@ -117,7 +118,7 @@ def test_the_exported_lora_does_in_load_lora_what_the_mixture_does(server):
             "strength_model": 1.0,
         },
     }
-    without = standins.for_standins(API / "visual_analogy.json", megapixels=0.05, steps=2)
+    without = standins.for_standins(API / "Edit by example.json", megapixels=0.05, steps=2)
     one(without, "LoRWeBMixedLoRAApply")[1]["strength"] = 0.0
     save, _ = one(without, "SaveImage")
     mixture, lora, neither = (
@@ -130,7 +131,7 @@ def test_the_exported_lora_does_in_load_lora_what_the_mixture_does(server):
 def test_a_basis_is_trained_and_what_came_of_it_is_shown(server):
     edits = {"inverted": lambda x: 1 - x, "dark": lambda x: x * 0.3, "mirrored": lambda x: x.flip(1)}
     scenes = {shape: standins.picture(False, shape, (48, 48)) for shape in ("house", "tree")}
-    graph = standins.for_standins(API / "train_basis.json", megapixels=0.05, steps=2)
+    graph = standins.for_standins(API / "Train your own basis.json", megapixels=0.05, steps=2)
     key, inputs = one(graph, "LoRWeBTrainBasis")
     inputs |= {"folder": str(save_pairs(server.base / "input" / "pairs", edits, scenes)), "held_out": "mirrored"}
     inputs |= {"loras": 2, "rank": 2, "keys_dim": 8, "steps": 3, "resolution": 32}
@@ -154,7 +155,7 @@ def test_a_basis_is_trained_and_what_came_of_it_is_shown(server):
 def test_an_example_is_fitted_once_cancelled_or_not_and_edits_many_pictures(server):
     from comfy_server import PromptError
 
-    graph = standins.for_standins(API / "fit_example.json", megapixels=0.05, steps=2)
+    graph = standins.for_standins(API / "Fit an example.json", megapixels=0.05, steps=2)
     key, inputs = one(graph, "LoRWeBFitMixture")
     inputs |= {"steps": 12, "noises": 1, "rate": 0.3}
     reached, cached = [], []
@@ -174,7 +175,7 @@ def test_an_example_is_fitted_once_cancelled_or_not_and_edits_many_pictures(serv
     assert read(strip).shape[1] > 3 * read(strip).shape[0] * 0.8  # three pictures and their captions
     assert read(strip).std() > 10
 
-    graph[one(graph, "LoRWeBAnalogyResult")[1]["b"][0]]["inputs"]["image"] = "a.png"
+    graph[one(graph, "LoRWeBAnalogy")[1]["b"][0]]["inputs"]["image"] = "a.png"
     (second,) = server.run(
         graph, on_event=lambda kind, data: cached.append(data["nodes"]) if kind == "execution_cached" else None
     )
