@@ -65,7 +65,7 @@ class MixtureEdit(CheckedNode):
                 *shared_inputs.layers("change"),
                 shared_inputs.origin("scale counts"),
                 io.String.Input(
-                    "loras",
+                    "factors",
                     default="",
                     optional=True,
                     tooltip="Factors of single LoRAs beside scale, by index: 3: 0, 8-11: 1.5. The bars in the node "

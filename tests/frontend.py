@@ -52,7 +52,7 @@ class Frontend:
 
     def load(self, **settings: object) -> None:
         """Load the page anew with these settings of the frontend, by their ids with '_' for '.'."""
-        ids = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ConfirmDelete": False}
+        ids = {"Comfy.TutorialCompleted": True, "Comfy.ColorPalette": "dark"}
         ids |= {name.replace("_", "."): value for name, value in settings.items()}
         url = f"http://127.0.0.1:{self.server.port}"
         request = urllib.request.Request(f"{url}/settings", json.dumps(ids).encode(), method="POST")

@@ -40,10 +40,8 @@ class Edit:
     """Whether those kept are scaled to the mass that there was before mute, solo, top_k and top_p."""
     scale: float = 1.0
     """Factor of all coefficients, at last."""
-    loras: str = ""
-    """Factors of single LoRAs beside `scale`, by their indices, such as '3: 0, 8-11: 1.5'. The others' is 1."""
     origin: str = "zero"
-    """Point that `scale` and `loras` count from, one of ORIGINS: with 'no edit' a factor f gives o + f (m − o), o being
+    """Point that `scale` and `factors` count from, one of ORIGINS: with 'no edit' a factor f gives o + f (m − o), o being
     the mixture's origin.
     """
 
@@ -51,6 +49,9 @@ class Edit:
     """Layers that are changed: see `layer_names.select`. The others stay as they are."""
     kind: str = "all"
     stream: str = "all"
+
+    factors: str = ""
+    """Factors of single LoRAs beside `scale`, by their indices, such as '3: 0, 8-11: 1.5'. The others' is 1."""
 
 
 def edit(mixture: Mixture, change: Edit) -> Mixture:
@@ -76,7 +77,7 @@ def edit(mixture: Mixture, change: Edit) -> Mixture:
         # Where nothing is left there is nothing to scale.
         kept = kept * (_mass(c) / _mass(kept).where(_mass(kept) > 0, _mass(c).clamp(min=1)))
     changed = table.clone()
-    scale = change.scale * factors(change.loras, n)
+    scale = change.scale * lora_factors(change.factors, n)
     changed[chosen] = kept * scale
     if change.origin == "no edit":
         changed[chosen] += (1 - scale) * mixture.origin_table[chosen]
@@ -123,7 +124,7 @@ def indices(text: str, n: int, name: str) -> list[int]:
     return found
 
 
-def factors(text: str, n: int) -> Tensor:
+def lora_factors(text: str, n: int) -> Tensor:
     """Parse factors of LoRAs: '3: 0, 8-11: 1.5' → (n,), 1 for those not named.
 
     Raises LoRWebError on anything else, for indices beyond n − 1, for a LoRA named twice, and for factors beyond ±100.
@@ -134,12 +135,14 @@ def factors(text: str, n: int) -> Tensor:
         read = re.fullmatch(r"([\d\s-]+):\s*([+-]?\d{1,3}(?:\.\d{1,9})?)", part)
         if not read or abs(float(read[2])) > LARGEST_FACTOR:
             raise LoRWebError(
-                f"loras has {shown(part)}; expected indices of LoRAs, a colon and a factor from -{LARGEST_FACTOR} to "
+                f"factors has {shown(part)}; expected indices of LoRAs, a colon and a factor from -{LARGEST_FACTOR} to "
                 f"{LARGEST_FACTOR}, such as '3: 0, 8-11: 1.5'."
             )
-        given = indices(read[1], n, "loras")
+        given = indices(read[1], n, "factors")
         if named_before & {*given}:
-            raise LoRWebError(f"loras has {shown(part)}, but LoRA {min(named_before & {*given})} has a factor already.")
+            raise LoRWebError(
+                f"factors has {shown(part)}, but LoRA {min(named_before & {*given})} has a factor already."
+            )
         named_before.update(given)
         found[given] = float(read[2])
     return found

@@ -99,15 +99,24 @@ def test_bars_mute_solo_and_scale_with_the_mouse(frontend, renderer, edited):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 5, steps=5)
     page.mouse.up()
-    lora, factor = values(frontend, "77")["loras"].split(": ")
+    lora, factor = values(frontend, "77")["factors"].split(": ")
     assert int(lora) == second
     assert float(factor) == pytest.approx(0.9 * 2 * shares[first] / shares[second], abs=0.05)
     frontend.screenshot(f"bars-{renderer}")
 
     inputs = page.evaluate(PROMPT)["77"]["inputs"]
-    assert inputs["solo"] == str(second) and inputs["loras"] == f"{lora}: {factor}"
+    assert inputs["solo"] == str(second) and inputs["factors"] == f"{lora}: {factor}"
     assert "lorweb_panel" not in inputs
     assert frontend.run().status == "success"
+
+    frontend.load(Comfy_VueNodes_Enabled=renderer == "vue", Comfy_ColorPalette="light")
+    frontend.open(edited)
+    frontend.look_at("77")
+    page.get_by_text("▸ LoRAs").click()
+    frontend.run()
+    frontend.look_at("77")
+    frontend.screenshot(f"bars-light-{renderer}")
+    assert page.locator(".lorweb-bar").count() == 16
 
 
 def test_the_map_of_saved_mixtures_writes_weights_before_anything_ran(frontend, renderer, blended, changes):

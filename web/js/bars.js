@@ -4,6 +4,7 @@ import { addPanel, element, follow, linked, whileDragged, widgetOf, write } from
 
 const LARGEST_FACTOR = 4; // which the mouse gives; more can be typed
 const ROW = 18;
+const MOST_ROWS = 256; // the largest
 
 /** Reads "3, 8-11" as [3, 8, 9, 10, 11]; null where it is something else. */
 function readIndices(text) {
@@ -54,9 +55,9 @@ function toggle(node, name, index) {
 }
 
 function setFactor(node, index, factor) {
-  const factors = readFactors(text(node, "loras"));
+  const factors = readFactors(text(node, "factors"));
   if (!factors) return;
-  write(node, "loras", writeFactors(factors.set(index, Math.round(factor * 100) / 100)));
+  write(node, "factors", writeFactors(factors.set(index, Math.round(factor * 100) / 100)));
 }
 
 function button(label, pressed, colour, title, onclick) {
@@ -103,17 +104,17 @@ function track(node, index, share, factor, widest, heard, redraw) {
 function drawBars(node, body, shares, redraw) {
   const mute = readIndices(text(node, "mute"));
   const solo = readIndices(text(node, "solo"));
-  const factors = readFactors(text(node, "loras"));
-  const from = ["mute", "solo", "loras"].find((name) => linked(node, name));
+  const factors = readFactors(text(node, "factors"));
+  const from = ["mute", "solo", "factors"].find((name) => linked(node, name));
   if (!mute || !solo || !factors || from) {
-    const wrong = from ?? (!mute ? "mute" : !solo ? "solo" : "loras");
+    const wrong = from ?? (!mute ? "mute" : !solo ? "solo" : "factors");
     const says = from ? "comes from another node" : "cannot be read";
     body.replaceChildren(element("div", { padding: "4px" }, { textContent: `${wrong} ${says}: the bars cannot write it.` }));
     return;
   }
   const widest = 2 * Math.max(...shares, Number.MIN_VALUE);
   const order = shares.map((share, index) => [share, index]).sort(([one], [other]) => other - one);
-  const rows = order.map(([share, index]) => {
+  const rows = order.slice(0, MOST_ROWS).map(([share, index]) => {
     const factor = factors.get(index) ?? 1;
     const heard = (!solo.size || solo.has(index)) && !mute.has(index);
     const row = element("div", { display: "flex", gap: "4px", alignItems: "center", height: `${ROW}px` });
@@ -144,6 +145,6 @@ app.registerExtension({
       sources: () => ["mixture"],
       draw: (body, view) => drawBars(node, body, view.shares[0], () => redraw()),
     });
-    follow(node, ["mute", "solo", "loras"], () => redraw());
+    follow(node, ["mute", "solo", "factors"], () => redraw());
   },
 });

@@ -78,7 +78,9 @@ export function addPanel(node, { title, height, hint, sources, draw }) {
   const root = element("div", { ...style, minHeight: 0, overflow: "hidden" }, { className: "lorweb-panel" });
   const bare = { border: 0, background: "none", color: "inherit", font: "inherit", textAlign: "left", cursor: "pointer" };
   const head = element("button", { ...bare, padding: "0 4px", flex: "0 0 18px" }, { type: "button" });
-  const body = element("div", { flex: "1 1 auto", minHeight: 0, overflow: "auto", position: "relative" });
+  const inner = { flex: "1 1 auto", minHeight: 0, maxHeight: `${height - CLOSED}px`, overflow: "auto" };
+  const body = element("div", { ...inner, position: "relative", outline: "none" }, { tabIndex: 0 });
+  body.dataset.captureWheel = "true"; // the frontend leaves the wheel to it while it has the focus
   root.append(head, body);
   const isOpen = () => Boolean(node.properties?.lorweb_open);
   let view = null;
