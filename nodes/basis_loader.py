@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
 from ..lorweb_core.checkpoint import read_checkpoint
+from ..lorweb_core.config import BasisConfig
+from ..lorweb_core.errors import named
 from ..lorweb_core.files.tensor_files import checkpoint_identity, file_identity, is_shard
 from .host import sockets
 from .host.checked_node import CheckedNode
 from .host.model_files import AUTO, BASES, CHECKPOINTS, CONFIGS, basis_files, listed_file, listed_files
+from .host.notes import tell
 from .host.progress import progress_bar
 
 
@@ -60,6 +65,21 @@ class BasisLoader(CheckedNode):
 
     @classmethod
     def execute(cls, basis_name: str, config_name: str = AUTO) -> io.NodeOutput:
-        basis = load_basis(*basis_files(basis_name, config_name))
+        path, config = basis_files(basis_name, config_name)
+        basis = load_basis(path, config)
+        if config is None:
+            tell("LoRWeB Basis Loader", [_without_config(path, basis.config)])
         basis.check_values(progress_bar(len(basis.layers)))
         return io.NodeOutput(basis)
+
+
+def _without_config(path: Path, taken: BasisConfig) -> str:
+    """Say what a basis is taken to be that has no training config."""
+    if not taken.external_query:
+        how = "each layer's own input is its query"
+    else:
+        how = f"its query is {taken.query_mode} of {taken.external_query_model}"
+    return (
+        f"{named(path)} has no training config beside it. Sizes are read from its tensors, and the rest is taken as "
+        f"released: {how}. If results are off, put its YAML beside it."
+    )

@@ -41,8 +41,8 @@ class Edit:
     scale: float = 1.0
     """Factor of all coefficients, at last."""
     origin: str = "zero"
-    """Point that `scale` and `factors` count from, one of ORIGINS: with 'no edit' a factor f gives o + f (m − o), o being
-    the mixture's origin.
+    """Point that `scale` and `factors` count from, one of ORIGINS: with 'no edit' a factor f gives o + f (m − o), o
+    being the mixture's origin.
     """
 
     blocks: str = "all"
