@@ -95,6 +95,18 @@ def _pair_choice(arguments: argparse.Namespace) -> None:
     draw_page(arguments.picture) if arguments.picture else measure()
 
 
+def _score(arguments: argparse.Namespace) -> None:
+    from small_world.score_study import measure
+
+    measure()
+
+
+def _demonstrations(arguments: argparse.Namespace) -> None:
+    from small_world.demonstrations_study import measure
+
+    measure()
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from small_world.study_report import write_report
 
@@ -115,6 +127,8 @@ COMMANDS = {
     "fit": Command("fit mixtures to examples, and measure them (an hour; continues where it stopped)", _fit),
     "origin": Command("measure sums of two edits, and strengths, from the origin and from zero", _origin),
     "pair-choice": Command("measure what well and badly chosen pairs make", _pair_choice),
+    "score": Command("measure how well scores choose among results of four noises", _score),
+    "demonstrations": Command("measure what several pairs of one edit bring to routing", _demonstrations),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
 }
 
