@@ -11,6 +11,7 @@ from torch import Tensor
 from .basis import LoRABasis
 from .encoder import VisionEncoder
 from .errors import LoRWebError, shown
+from .likeness import likenesses
 from .mixture import Mixture
 from .pictures.thumbnails import make_thumbnails
 from .query import encode_queries
@@ -36,7 +37,7 @@ def mix(
     parts = encode_queries(encoder, asked, basis.config.query_mode).chunk(2)
     counts = None if together else [len(analogy.pairs) for analogy in analogies]
     edits, origins = (_routed(basis, queries, counts) for queries in parts)
-    return replace(edits, thumbnails=make_thumbnails(analogies), origin=origins)
+    return replace(edits, thumbnails=make_thumbnails(analogies), origin=origins, seen=likenesses(analogies))
 
 
 def _one_pair_each(analogies: Sequence[Triplet]) -> list[Triplet]:

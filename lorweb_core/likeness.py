@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor
+
+from .triplet import Triplet
 
 SIDE = 16
 """Cells a side of a likeness."""
@@ -22,6 +27,31 @@ def likeness(image: Tensor, side: int = SIDE) -> Tensor:
     """Average a picture, (H, W, 3), float in 0–1, over cells of one size each: (side, side, 3), uint8, on the CPU."""
     cells = F.adaptive_avg_pool2d(image.float().movedim(-1, 0), side)
     return (cells.movedim(0, -1).clamp(0, 1) * 255).round().byte().cpu()
+
+
+class Likeness(NamedTuple):
+    """Hold the likenesses of one analogy's pictures, 768 bytes each."""
+
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+    b: Tensor
+
+    def shares_a_pair(self, other: Likeness) -> bool:
+        """Tell whether one pair (a, a') is in both."""
+        return any(
+            are_alike(own[0], their[0]) and are_alike(own[1], their[1]) for own in self.pairs for their in other.pairs
+        )
+
+
+def likenesses(triplets: Sequence[Triplet]) -> tuple[Likeness, ...]:
+    """Make the likeness of each analogy; a picture that is in many is averaged once."""
+    made: dict[int, Tensor] = {}
+
+    def once(image: Tensor) -> Tensor:
+        if id(image) not in made:
+            made[id(image)] = likeness(image)
+        return made[id(image)]
+
+    return tuple(Likeness(tuple((once(a), once(a_prime)) for a, a_prime in pairs), once(b)) for pairs, b in triplets)
 
 
 def are_alike(one: Tensor, other: Tensor) -> bool:

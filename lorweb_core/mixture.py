@@ -13,6 +13,7 @@ from .errors import LoRWebError, named
 
 if TYPE_CHECKING:
     from .basis import LoRABasis
+    from .likeness import Likeness
     from .pictures.thumbnails import Thumbnails
 
 
@@ -36,6 +37,11 @@ class Mixture:
     """Mixture of no edit, from which this one's edit counts: that of (a, a, b). It is of as many analogies, or of one.
 
     None where nothing knows it, as in files of older versions.
+    """
+    seen: tuple[Likeness, ...] = ()
+    """Likenesses of what the encoder was shown, one for each analogy; files do not have them.
+
+    Empty where the mixture may be used for whatever is shown: once it is fitted, blended or loaded.
     """
 
     def __repr__(self) -> str:
@@ -76,11 +82,11 @@ class Mixture:
         """Split a batch into the mixtures of its analogies; one of a single analogy is given back as itself."""
         if self.coefficients and next(iter(self.coefficients.values())).ndim == 1:
             return [self]
-        shown = self.thumbnails if len(self.thumbnails) == self.analogies else ()
+        shown, seen = (each if len(each) == self.analogies else () for each in (self.thumbnails, self.seen))
         origins = self.origin.split() if self.origin else [None]
         origins *= self.analogies // len(origins)
         return [
-            replace(self.with_table(table), thumbnails=shown[i : i + 1], origin=origin)
+            replace(self.with_table(table), thumbnails=shown[i : i + 1], origin=origin, seen=seen[i : i + 1])
             for i, (table, origin) in enumerate(zip(self.table.unbind(1), origins, strict=True))
         ]
 

@@ -43,6 +43,11 @@ class QueryMode:
     difference: bool = False
     """True where the query of no edit, that of (a, a, b), is zeros whatever the pictures are."""
 
+    @property
+    def sees_b(self) -> bool:
+        """Tell whether the query depends on b."""
+        return any("b" in view for view in self.views)
+
     def width(self, encoder: EncoderSpec) -> int | None:
         """Return Q, the length of one query with this encoder; None if it cannot serve this mode.
 

@@ -8,11 +8,13 @@ from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
 from ..lorweb_core.checkpoint import read_checkpoint
-from ..lorweb_core.config import find_config
+from ..lorweb_core.config import BasisConfig, find_config
+from ..lorweb_core.errors import named
 from ..lorweb_core.files.tensor_files import checkpoint_identity, file_identity, is_shard
 from .host import sockets
 from .host.checked_node import CheckedNode
 from .host.model_files import BASES, CHECKPOINTS, CONFIGS, listed_file, listed_files
+from .host.notes import tell
 from .host.progress import progress_bar
 
 AUTO = "auto"
@@ -65,9 +67,24 @@ class BasisLoader(CheckedNode):
 
     @classmethod
     def execute(cls, basis_name: str, config_name: str = AUTO) -> io.NodeOutput:
-        basis = load_basis(*_paths(basis_name, config_name))
+        path, config = _paths(basis_name, config_name)
+        basis = load_basis(path, config)
+        if config is None:
+            tell("LoRWeB Basis Loader", [_without_config(path, basis.config)])
         basis.check_values(progress_bar(len(basis.layers)))
         return io.NodeOutput(basis)
+
+
+def _without_config(path: Path, taken: BasisConfig) -> str:
+    """Say what a basis is taken to be that has no training config."""
+    if not taken.external_query:
+        how = "each layer's own input is its query"
+    else:
+        how = f"its query is {taken.query_mode} of {taken.external_query_model}"
+    return (
+        f"{named(path)} has no training config beside it. Sizes are read from its tensors, and the rest is taken as "
+        f"released: {how}. If results are off, put its YAML beside it."
+    )
 
 
 def _paths(basis_name: str, config_name: str) -> tuple[Path, Path | None]:

@@ -15,18 +15,19 @@ from ..lorweb_core.analogy_notes import look_at
 from ..lorweb_core.errors import shown
 from ..lorweb_core.kept_references import check_can_keep
 from ..lorweb_core.layout import find_layout
+from ..lorweb_core.likeness import likenesses
 from .host import analogy_inputs, shared_inputs
 from .host.analogy_inputs import SPEEDS, given_analogy
-from .host.analogy_sampling import AnalogySampling, mark_conditioning
+from .host.analogy_sampling import AnalogySampling, Conditioned, mark_conditioning
 from .host.checked_node import CheckedNode
+from .host.conditioned import Cut, remember
 from .host.notes import tell
 from .host.reference_run import Keeping
+from .host.run_notes import CONDITIONING as NAME
 
 # FLUX's autoencoder.
 LATENT_CHANNELS = 16
 DOWNSCALE = 8
-
-NAME = "Kontext Extended-Attention Conditioning"
 
 
 class ExtendedAttention(CheckedNode):
@@ -60,6 +61,7 @@ class ExtendedAttention(CheckedNode):
                 analogy_inputs.speed("Set the same on Analogy Result."),
                 shared_inputs.as_trained(),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="As given, with the reference."),
                 io.Conditioning.Output(
@@ -104,11 +106,13 @@ class ExtendedAttention(CheckedNode):
             tell(NAME, look_at(analogy, NAME))
         if mixture and analogy.refresh.keeps:
             check_can_keep(mixture.basis)
-        if negative is None:
+        given = negative is not None
+        if not given:
             (negative,) = nodes.ConditioningZeroOut().zero_out(positive)
         if find_layout(analogy.layout).indexed:
             positive, negative = _indexed(positive, "positive"), _indexed(negative, "negative")
-        laid_out = analogy.lay_out(shared_inputs.what_is_sampled(analogy.sampled, mixture))
+        sampled = shared_inputs.what_is_sampled(analogy.sampled, mixture)
+        laid_out = analogy.lay_out(sampled)
         references = [torch.stack(images) for images in zip(*(s.references for s in laid_out), strict=True)]
         values = {"reference_latents": [vae.encode(images) for images in references]}
         height, width = laid_out[0].sampled  # of all: the images of a batch are of one size
@@ -116,7 +120,9 @@ class ExtendedAttention(CheckedNode):
             (len(laid_out), LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE),
             device=comfy.model_management.intermediate_device(),
         )
-        sampling = AnalogySampling(laid_out[0].place, Keeping(analogy.refresh))
+        conditioned = Conditioned(likenesses(analogy.shown), laid_out[0].sampled, given)
+        sampling = AnalogySampling(laid_out[0].place, Keeping(analogy.refresh), conditioned)
+        remember(Cut(analogy.fit, analogy.layout, analogy.pairs, sampled), getattr(cls.hidden, "prompt", None))
 
         def show(conditioning: list) -> list:
             return mark_conditioning(node_helpers.conditioning_set_values(conditioning, values, append=True), sampling)

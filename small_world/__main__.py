@@ -89,6 +89,18 @@ def _origin(arguments: argparse.Namespace) -> None:
     measure()
 
 
+def _choose(arguments: argparse.Namespace) -> None:
+    from small_world.choose_study import run
+
+    run()
+
+
+def _chosen_pictures(arguments: argparse.Namespace) -> None:
+    from small_world.chosen_pictures import draw
+
+    draw()
+
+
 def _pair_choice(arguments: argparse.Namespace) -> None:
     from small_world.pair_study import draw_page, measure
 
@@ -126,6 +138,8 @@ COMMANDS = {
     "study": Command("train and measure every variant with every seed (hours; continues where it stopped)", _study),
     "fit": Command("fit mixtures to examples, and measure them (an hour; continues where it stopped)", _fit),
     "origin": Command("measure sums of two edits, and strengths, from the origin and from zero", _origin),
+    "choose": Command("measure edits chosen of examples that show more (hours; continues where it stopped)", _choose),
+    "chosen-pictures": Command("draw one edit out of two, two from two, and strengths, for docs", _chosen_pictures),
     "pair-choice": Command("measure what well and badly chosen pairs make", _pair_choice),
     "score": Command("measure how well scores choose among results of four noises", _score),
     "demonstrations": Command("measure what several pairs of one edit bring to routing", _demonstrations),

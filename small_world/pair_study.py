@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lorweb_core.basis import load_basis
 from lorweb_core.files.image_file import write_png
-from lorweb_core.pictures.canvas import Canvas
 from small_world import study
 from small_world.models import stored
 from small_world.origin_study import judge
+from small_world.picture_table import picture_table
 from small_world.world.drawn_analogies import Analogies, queries, solve
 from small_world.world.drawn_grids import encode_grids, floats
 from small_world.world.edits import SINGLE, Edit, edit_scenes, scenes_for
@@ -28,9 +28,6 @@ SEEDS = (0, 1, 2)
 GOOD = "one change, same framing"
 
 COPIED = "none: copying b"
-
-SHOWN = 2 * SIDE
-"""Side of a picture on the page, in pixels."""
 
 
 def measure() -> None:
@@ -54,19 +51,8 @@ def draw_page(path: Path, edit: Edit = ("winter", "square"), seed: int = 4) -> N
     """Draw a row for each kind of pair: a, a' and b as they are, and b' as it comes out."""
     (b,), _ = floats(tasks_of([edit], seed)).unbind(1)
     examples = draw([edit], seed)
-    left, top, gap = 250, 34, 10
-    step = SHOWN + gap
-    canvas = Canvas(left + 4 * step, top + len(PAIRS) * step, "light")
-    for column, name in enumerate(("a", "a'", "b", "b' as made")):
-        canvas.text((left + column * step + SHOWN / 2, 8), name, 16, anchor="ma")
-    for row, (way, (made,)) in enumerate(solve_all(open_benchmark(), [edit], seed)):
-        height = top + row * step
-        canvas.text((left - 14, height + SHOWN / 2), way, 15, anchor="rm")
-        (a, a_prime) = floats(examples[way][0])
-        for column, picture in enumerate((a, a_prime, b, made)):
-            shown = picture.repeat_interleave(SHOWN // SIDE, 1).repeat_interleave(SHOWN // SIDE, 2)
-            canvas.picture((left + column * step, height), shown.movedim(0, -1))
-    write_png(canvas.tensor(), path)
+    rows = {way: [*floats(examples[way][0]), b, made] for way, (made,) in solve_all(open_benchmark(), [edit], seed)}
+    write_png(picture_table(("a", "a'", "b", "b' as made"), rows), path)
 
 
 def solve_all(benchmark: Benchmark, edits: list[Edit], seed: int) -> Iterator[tuple[str, Tensor]]:

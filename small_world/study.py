@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -102,18 +102,28 @@ def untrained(benchmark: Benchmark, variant: Variant) -> TrainableBasis:
 
 def train(basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int) -> Training:
     """Train a basis; its hooks stay on the base, and `Training.detach` takes them off."""
+    training = prepare(basis, benchmark, variant, seed)
+    training.run(printed(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", variant.steps))
+    return training
+
+
+def prepare(basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int) -> Training:
+    """Make the training of a basis, at its first step, with its hooks on the base."""
     settings = replace(SETTINGS, steps=variant.steps, sampled=variant.sampled)
     analogies = benchmark.analogies("trained", variant.show_pair, variant.sampled)
     source = AnalogySource(analogies, queries(analogies, variant.mode, benchmark.encoder), settings.batch_size, seed)
-    training = Training(basis, benchmark.base, source, settings)
-    progress = PrintedProgress(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", settings.steps)
+    return Training(basis, benchmark.base, source, settings)
+
+
+def printed(what: str, steps: int) -> Callable[[Step], None]:
+    """Print a training's steps as they are done."""
+    progress = PrintedProgress(what, steps)
 
     def show(step: Step) -> None:
         progress.step = step.number - 1
         progress.show(loss=step.loss)
 
-    training.run(show)
-    return training
+    return show
 
 
 def measure(benchmark: Benchmark, variant: Variant, seed: int) -> dict:

@@ -18,7 +18,6 @@ CHARTS = {
     "error": ("Small world: how far b' is from what it should be", "mean squared error in pixels from 0 to 1"),
     "follows": ("Small world: how b' follows the example", "cosine of a to a' and b to b' in the encoder's embedding"),
 }
-_TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def write_report() -> None:
@@ -38,11 +37,12 @@ def write_report() -> None:
         write_png(bar_chart(groups, title, unit, "light"), DOCS / f"small_world_{measure}.png")
 
 
-def write_table(page: Path, content: str) -> None:
-    """Write a page's table anew, between its marks."""
+def write_table(page: Path, content: str, name: str = "table") -> None:
+    """Write a page's table anew, between the marks of its name."""
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8")
     with replacing(page) as file:
-        file.write(_TABLE.sub(lambda marks: f"{marks[1]}{content}{marks[2]}", text).encode())
+        file.write(marks.sub(lambda found: f"{found[1]}{content}{found[2]}", text).encode())
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -31,7 +32,8 @@ def run(comfyui: Path) -> None:
         values = save_full_basis(path)
         basis = host.core.load_basis(path)
         basis.check_values()
-        mixtures = [basis.route(torch.randn(1, 3, 768)) for _ in range(4)]
+        no_edit = basis.route(torch.randn(1, 3, 768))
+        mixtures = [replace(basis.route(torch.randn(1, 3, 768)), origin=no_edit) for _ in range(4)]
         measure_walking(host, mixtures)
         measure_files(host, mixtures, Path(base))
         measure_compression(host, mixtures[0], Path(base))
@@ -60,6 +62,9 @@ def measure_walking(host, mixtures) -> None:
         "Blend four, of coefficients": partial(space.blend.blend, mixtures, [0.5, 1.5, -0.5, -0.5]),
         "Blend four, of logits": partial(space.blend.blend, mixtures, [0.5, 1.5, -0.5, -0.5], "logits"),
         "Edit": partial(space.edit.edit, mixtures[0], change),
+        "Blend four, from no edit": partial(space.blend.blend, mixtures, [0.5, 1.5, -0.5, -0.5], origin="no edit"),
+        "Choose an edit without one unwanted one": partial(host.core.choosing.without, mixtures[0], mixtures[1:2]),
+        "The same without three": partial(host.core.choosing.without, mixtures[0], mixtures[1:]),
     }.items():
         row(name, seconds(median(work)))
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import socket
+import struct
 import subprocess
 import time
 import urllib.error
@@ -17,6 +18,9 @@ from types import TracebackType
 import aiohttp
 from environment import ROOT
 from pack import shipped_files
+
+PROGRESS_TEXT = 3
+"""The host's BinaryEventTypes.TEXT."""
 
 Event = Callable[[str, dict], None]
 """Called with the type and the data of each of the server's messages about a prompt, and of texts in nodes."""
@@ -137,3 +141,11 @@ def _shown_text(message: bytes) -> dict[str, str]:
     """Read what the host's send_progress_text (server.py) sent: the length of a node's id, the id, and the text."""
     end = 4 + int.from_bytes(message[:4], "big")
     return {"node": message[4:end].decode(), "text": message[end:].decode()}
+
+
+def _pass_on_text(message: bytes, on_event: Event) -> None:
+    """Give the text that a node shows as an event of its own, progress_text (the host's send_progress_text)."""
+    kind, length = struct.unpack_from(">II", message)
+    if kind == PROGRESS_TEXT:
+        node, text = message[8 : 8 + length], message[8 + length :]
+        on_event("progress_text", {"node": node.decode(), "text": text.decode()})

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import a_path, a_text
 from ..errors import LoRWebError, shown
+from ..files.tensor_files import regular_file
 from ..grid import FITS
 from ..layout import SAMPLED
 from ..training.data.pictures_on_disk import AUTO, FOLDER_LAYOUTS
@@ -117,6 +118,8 @@ def read_arguments(given: argparse.Namespace) -> EvaluationRequest:
     settings = EvaluationSettings(**chosen, ways=tuple(given.ways), groups=groups)
     settings.check(tuple(WAYS))
     check_judge(settings.judge)
+    for path in filter(None, (settings.lora, settings.lpips_weights)):
+        regular_file(path)
     _check_installed(settings)
     return EvaluationRequest(settings, Path(given.out), given.device, given.quantize, given.offload)
 

@@ -123,6 +123,16 @@ class Address(NamedTuple):
     retries: int
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follow no redirection: the key is for the address that was given."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Give no request to follow with, so that the redirection is an error."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 class RemoteJudge:
     """Ask a model at an address that speaks the OpenAI form, `<address>/chat/completions`."""
 
@@ -141,7 +151,7 @@ class RemoteJudge:
             request.add_header("Authorization", f"Bearer {self._key}")
         for tried in range(self._address.retries + 1):
             try:
-                with urllib.request.urlopen(request, timeout=self._address.timeout) as reply:
+                with _OPENER.open(request, timeout=self._address.timeout) as reply:
                     return self._words(reply.read(LARGEST_REPLY))
             except urllib.error.HTTPError as error:
                 error.close()

@@ -44,6 +44,12 @@ class Record(NamedTuple):
 
 KINDS = ("measures", "rating", "preference")
 
+_MEASURED_WITH = {
+    ("measures",): ("lpips", "lpips_weights", "clip"),
+    ("rating", "preference"): ("judge", "judge_model", "against"),
+}
+"""Kinds of records → the settings that they alone depend on."""
+
 
 class EvaluationFolder:
     """Keep an evaluation in a folder, so that the same command goes on where it stopped."""
@@ -67,28 +73,30 @@ class EvaluationFolder:
     def begin(self, document: Mapping[str, Any]) -> bool:
         """Keep the settings, or go on with those kept; returns whether an evaluation was begun here before.
 
-        Raises LoRWebError, naming the first that differs, if it was begun with others, or for damaged files; nothing is
-        changed then.
+        Settings of measures and judges may change as long as nothing was measured with them. Raises LoRWebError, naming
+        the first that differs, if it was begun with others, or for damaged files; nothing is changed then.
         """
         path = self.path / SETTINGS
         wanted = json.loads(json.dumps(document))
-        if not os.path.lexists(path):
-            if any(each.name != LOCK for each in self.path.iterdir()):
-                raise LoRWebError(
-                    f"--out {shown(self.path)} has other files in it. Give a new folder, or an empty one."
-                )
-            with replacing(path) as file:
-                file.write(json.dumps(wanted, indent=1).encode())
-            return False
-        kept = _read_json(path)
+        begun = os.path.lexists(path)
+        if begun:
+            self._read_records()
+            self._check_same(_read_json(path), wanted)
+        elif any(each.name != LOCK for each in self.path.iterdir()):
+            raise LoRWebError(f"--out {shown(self.path)} has other files in it. Give a new folder, or an empty one.")
+        with replacing(path) as file:
+            file.write(json.dumps(wanted, indent=1).encode())
+        return begun
+
+    def _check_same(self, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        recorded = {record.kind for record in self._records.values()}
+        free = {key for kinds, keys in _MEASURED_WITH.items() if recorded.isdisjoint(kinds) for key in keys}
         for key in dict.fromkeys([*kept, *wanted]):
-            if kept.get(key) != wanted.get(key):
+            if key not in free and kept.get(key) != wanted.get(key):
                 raise LoRWebError(
                     f"The evaluation in {shown(self.path)} was begun with another {key}: {shown(kept.get(key))}, "
                     f"and now it is {shown(wanted.get(key))}. Go on with the same settings, or give another --out."
                 )
-        self._read_records()
-        return True
 
     def result_file(self, way: str, item: Item) -> Path:
         return self._file("pictures", way, f"{item.key}.png")

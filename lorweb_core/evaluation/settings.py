@@ -1,4 +1,4 @@
-"""Hold the settings of an evaluation: all that its figures depend on."""
+"""Hold the settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ NONE = "none"
 
 LPIPS_NETS = ("alex", "vgg", NONE)
 PROMPTS = ("captions", NONE)
+
+_PATIENCE = ("judge_timeout", "judge_retries")
 
 _RANGES = {
     "limit": Range(1, 10_000),
@@ -123,7 +125,7 @@ class EvaluationSettings:
         return self.ways[0] if self.against is None else self.against
 
     def document(self) -> dict[str, Any]:
-        """List the settings as JSON keeps them."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        """List the settings that figures depend on, as JSON keeps them."""
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _PATIENCE}
         groups = {"groups": [f"{group.name}={group.pattern}" for group in self.groups]}
         return given | {"ways": list(self.ways)} | groups

@@ -127,7 +127,7 @@ def fit_mixture(
         attached = AttachedBasis(basis, base)
         held.enter_context(attached.attached())
         found = _run(Fit(base, attached, start, examples, settings, state), read[0], callbacks)
-    return replace(found, thumbnails=make_thumbnails([Triplet(list(read), read[0].a)]))
+    return replace(found, thumbnails=make_thumbnails([Triplet(list(read), read[0].a)]), seen=())
 
 
 def checked_start(basis: LoRABasis, start: Mixture | None) -> Mixture:

@@ -37,7 +37,7 @@ def blend(
     first = mixtures[0]
     shown = dict.fromkeys(id(thumbnails) for mixture in mixtures for thumbnails in mixture.thumbnails)
     by_id = {id(thumbnails): thumbnails for mixture in mixtures for thumbnails in mixture.thumbnails}
-    blended = replace(first, thumbnails=tuple(by_id[key] for key in shown), origin=None)
+    blended = replace(first, thumbnails=tuple(by_id[key] for key in shown), origin=None, seen=())
     ordered = [replace(mixture, basis=first.basis) for mixture in mixtures]
     tables, weights = [mixture.table for mixture in ordered], list(weights)
     no_edit = None

@@ -4,9 +4,9 @@ between steps. Nothing of it stays on a model between two passes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy.conds import CONDConstant
@@ -15,12 +15,13 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...lorweb_core import LoRWebError, Mixture
+from ...lorweb_core.grid import Size
 from ...lorweb_core.layout import ORIGIN, Place
+from ...lorweb_core.likeness import Likeness
+from .notes import tell, tell_once
 from .reference_run import RUN, Keeping, ReferenceRun, WithReferences, check_run, make_room
+from .run_notes import MARK, NO_MIXTURE, notes_of_run
 from .runtime_injection import count_tokens
-
-MARK = "lorweb_sampling"
-"""Key of the mark among a conditioning's `model_conds`, and so among what the host gives the model in each pass."""
 
 KEEPING = "lorweb_keeping"
 """Key in a model's transformer_options of the keeping that takes the place of the mark's."""
@@ -35,12 +36,25 @@ WRAPPER = "lorweb-analogy-sampling"
 NOT_KEPT = Keeping()
 
 
+class Conditioned(NamedTuple):
+    """Hold what a sampler is held against: some kilobytes, and no picture."""
+
+    likenesses: tuple[Likeness, ...]
+    """Those of what the model is shown, one for each analogy."""
+    size: Size
+    """Pixels of what is to be sampled."""
+    negative: bool
+    """Whether a negative was given."""
+
+
 @dataclass(frozen=True)  # the host compares tuples only up to the shorter one's length (comfy/conds.py, is_equal)
 class AnalogySampling:
     """Say in a conditioning how its analogy is sampled."""
 
     place: Place = ORIGIN
     keeping: Keeping = NOT_KEPT
+    conditioned: Conditioned | None = field(default=None, compare=False)
+    """What the sampler is held against; passes do not have it."""
 
 
 AS_PUBLISHED = AnalogySampling()
@@ -54,36 +68,37 @@ class SamplingMark(CONDConstant):
 
     def process_cond(self, *args, **kwargs) -> CONDConstant:
         """Give the mark for a pass. Raises LoRWebError where the model would not follow it, and b' be misplaced."""
-        if self.cond.place != ORIGIN and not _runs:
-            raise LoRWebError(
-                "b' alone is to be sampled at its place in the grid, but the model in the sampler does not know of it. "
-                "Put Keep References between the model and the sampler (every at 1 keeps nothing), or set speed on "
-                "Kontext Extended-Attention Conditioning to as published."
-            )
-        return super().process_cond(*args, **kwargs)
+        if not _runs:
+            if self.cond.place != ORIGIN:
+                raise LoRWebError(
+                    "b' alone is to be sampled at its place in the grid, but the model in the sampler does not know of "
+                    "it. Put Keep References between the model and the sampler (every at 1 keeps nothing), or set "
+                    "speed on Kontext Extended-Attention Conditioning to as published."
+                )
+            tell_once("Sampler", [NO_MIXTURE])
+        bare = replace(self.cond, conditioned=None)
+        return self._copy_with(AS_PUBLISHED if bare == AS_PUBLISHED else bare)
 
 
 def mark_conditioning(conditioning: list, sampling: AnalogySampling) -> list:
-    """Copy a conditioning with a mark of how it is sampled; as published, without one."""
-    marked = []
-    for embedding, values in conditioning:
-        model_conds = {key: value for key, value in values.get("model_conds", {}).items() if key != MARK}
-        if sampling != AS_PUBLISHED:
-            model_conds[MARK] = SamplingMark(sampling)
-        marked.append([embedding, {**values, "model_conds": model_conds}])
-    return marked
+    """Copy a conditioning with a mark of how it is sampled."""
+    return [
+        [embedding, {**values, "model_conds": {**values.get("model_conds", {}), MARK: SamplingMark(sampling)}}]
+        for embedding, values in conditioning
+    ]
 
 
 def follow_marks(model: ModelPatcher, mixture: Mixture | None = None, keeping: Keeping | None = None) -> None:
     """Let `model`, a clone made for it, sample analogies as their conditionings are marked.
 
-    mixture: one that is on it. keeping: what is to take the place of the marks'.
+    mixture: one that is on it; None, without a keeping, for one at strength 0. keeping: what is to take the place of
+    the marks'.
     Passes without a mark go through as they are.
     """
     options = model.model_options["transformer_options"]
-    if mixture is not None:
-        options[MIXTURES] = (*options.get(MIXTURES, ()), mixture)
-    if keeping is not None:
+    if keeping is None:
+        options[MIXTURES] = (*options.get(MIXTURES, ()), *([mixture] if mixture else []))
+    else:
         options[KEEPING] = keeping
     if not model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(WRAPPER):
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER, _run)
@@ -91,16 +106,17 @@ def follow_marks(model: ModelPatcher, mixture: Mixture | None = None, keeping: K
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, WRAPPER, _forward)
 
 
-def _run(executor, *args, **kwargs) -> Any:
+def _run(executor, noise: Tensor, *args, **kwargs) -> Any:
     """Sample with references kept for this run, and let go of them however it ends."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     mixtures = options.get(MIXTURES, ())
     check_run(guider.conds, options, _keepings(guider.conds, options), [mixture.basis for mixture in mixtures])
+    tell("Sampler", notes_of_run(guider, options.get(MIXTURES), noise.shape))
     run = options[RUN] = ReferenceRun(guider.model_patcher, _shares(options))
     _runs.append(run)
     try:
-        return executor(*args, **kwargs)
+        return executor(noise, *args, **kwargs)
     finally:
         _runs.remove(run)
         run.end()

@@ -10,6 +10,15 @@ from comfy_execution.utils import get_executing_context
 
 log = logging.getLogger(__name__)
 
+_told: dict[str, dict[str, list[str]]] = {}
+"""Prompt that runs → node → sentences."""
+
+_showing: set[str] = set()
+"""Nodes that show sentences."""
+
+_stepping: list[tuple[str, str] | None] = [("", "")]
+"""Prompt and node whose sampling was last told of."""
+
 
 def tell(node: str, notes: Iterable[str]) -> None:
     """Show sentences in the node that runs now, below its inputs, and write them to the log.
@@ -19,8 +28,33 @@ def tell(node: str, notes: Iterable[str]) -> None:
     sentences = list(dict.fromkeys(notes))
     for sentence in sentences:
         log.warning("%s: %s", node, sentence)
-    if sentences:
-        show("\n".join(sentences))
+    running = get_executing_context()
+    if running is not None:
+        if running.prompt_id not in _told:
+            _told.clear()
+        _told.setdefault(running.prompt_id, {})[running.node_id] = sentences
+        if sentences:
+            _showing.add(running.node_id)
+            show("\n".join(sentences))
+        elif running.node_id in _showing:
+            _showing.remove(running.node_id)
+            show(" ")  # the frontend takes no empty text
+
+
+def tell_once(node: str, notes: Iterable[str]) -> None:
+    """Tell what a step of sampling finds, but only in the first step of a run."""
+    running = get_executing_context()
+    key = running and (running.prompt_id, running.node_id)
+    if _stepping != [key]:
+        _stepping[:] = [key]
+        tell(node, notes)
+
+
+def told_before(nodes: Iterable[str]) -> list[str]:
+    """List what these nodes were told in the prompt that runs now, by their ids."""
+    running = get_executing_context()
+    told = _told.get(running.prompt_id, {}) if running else {}
+    return [sentence for node in nodes for sentence in told.get(node, ())]
 
 
 def show(text: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from lorweb_core.basis_file import write_basis
 from lorweb_core.checkpoint import BasisLayer
+from lorweb_core.training.trainable_basis import TrainableBasis
 from small_world import study
 from small_world.models import stored
 from small_world.world.splits import EVALUATED, open_benchmark
@@ -28,8 +31,13 @@ def train(seed: int = 0) -> None:
     torch.manual_seed(seed)
     basis = study.untrained(benchmark, variant)
     study.train(basis, benchmark, variant, seed)
+    write(basis, stored.BASIS, variant, seed)
+
+
+def write(basis: TrainableBasis, path: Path, variant: study.Variant, seed: int) -> None:
+    """Write a trained basis in half precision."""
     write_basis(
-        stored.BASIS,
+        path,
         {name: [layer] for name, layer in basis.published().items()},
         lambda layer: BasisLayer(*(tensor.half() for tensor in layer[:4])),
         basis.config,

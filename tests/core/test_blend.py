@@ -233,7 +233,7 @@ def test_each_of_a_batch_has_its_origin(basis, from_origins):
 
 
 def test_a_mixture_without_an_origin_is_refused_where_weights_count_from_it(mixtures, from_origins):
-    with pytest.raises(LoRWebError, match="no origin.*Make it anew with the Analogy Encoder, or set origin to zero"):
+    with pytest.raises(LoRWebError, match="no origin.*Make it again with the Analogy Encoder, or set origin to zero"):
         blend([from_origins[0], mixtures[1]], [1.0, 1.0], origin="no edit")
     assert blend([from_origins[0], mixtures[1]], [1.0, 1.0]).origin is None
     assert blend([from_origins[0], mixtures[1]], [2.0, 0.0], origin="no edit").origin is not None

@@ -119,6 +119,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, self.headers["Authorization"], body))
         status, reply = self.server.replies.pop(0)
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", self.path)
         self.end_headers()
         self.wfile.write(reply)
 
@@ -171,6 +173,7 @@ def test_an_address_that_is_busy_is_asked_again_and_counted(server):
     "replies, why, asked",
     [
         ([(401, b"")], "HTTP 401", 1),
+        ([(302, b"")], "HTTP 302", 1),
         ([(500, b"")] * 3, "HTTP 500, after 2 further tries", 3),
         ([(200, b"<html>")], "not in the OpenAI form", 1),
         ([(200, b'{"choices": []}')], "not in the OpenAI form", 1),
@@ -236,6 +239,19 @@ def test_other_settings_are_refused_by_name(begin, tmp_path):
     (tmp_path / "out" / "evaluation.json").write_text("{")
     with pytest.raises(LoRWebError, match="damaged"):
         begin(steps=1)
+
+
+def test_what_nothing_was_measured_with_may_change(begin, data):
+    (item, *_) = draw_items(settings(data))
+    begin(steps=1, clip="none", judge="none")
+    folder = begin(steps=1, clip="clip", judge="none")
+    folder.record("measures", "copy", item, {"clip_image": 0.0})
+    with pytest.raises(LoRWebError, match="another clip: 'clip', and now it is 'none'"):
+        begin(steps=1, clip="none", judge="none")
+    folder = begin(steps=1, clip="clip", judge="stand-in")
+    folder.record("rating", "copy", item, {"answers": []})
+    with pytest.raises(LoRWebError, match="another judge: 'stand-in'"):
+        begin(steps=1, clip="clip", judge="none")
 
 
 def test_a_folder_with_other_files_and_one_in_use_are_refused(begin, tmp_path):

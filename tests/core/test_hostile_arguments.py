@@ -57,6 +57,15 @@ def test_options_of_fit(tmp_path, capsys, option, text):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("option", ["--data", "--basis", "--model", "--out", "--group", "--lora", "--clip", "--judge"])
+def test_options_of_evaluate(tmp_path, capsys, option, text):
+    given = {name: str(tmp_path / "none") for name in ("--data", "--basis", "--model", "--out")} | {"--lpips": "none"}
+    assert main(["evaluate", *(f"{name}={value}" for name, value in (given | {option: text}).items())]) == 2
+    in_words(capsys.readouterr().err.strip())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
 def test_arguments_of_train(tmp_path, capsys, text):
     config = tmp_path / "x.yaml"
     config.write_text("config:\n  name: small\n  process:\n  - datasets: [{folder_path: pairs}]\n")
