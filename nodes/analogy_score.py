@@ -10,7 +10,7 @@ from torch import Tensor
 from ..lorweb_core import LoRABasis, LoRWebError, Mixture, VisionEncoder
 from ..lorweb_core.analogy import Analogy
 from ..lorweb_core.errors import named
-from ..lorweb_core.expectation import expect
+from ..lorweb_core.fitting.expectation import expect
 from ..lorweb_core.pictures.score_picture import score_picture
 from ..lorweb_core.score import RANK_BY, Score, one_analogy, rank, score
 from ..lorweb_core.triplet import each_image
@@ -55,10 +55,9 @@ class AnalogyScore(CheckedNode):
                     "rank_by",
                     RANK_BY,
                     "both: follows times kept. Where the pair changes everything there is nothing to keep, and "
-                    "follows alone counts. expected: the nearest to what the model expects, and to the mean of the "
-                    "results; without model, vae, positive and mixture, to their mean alone, which takes three "
-                    "results or more. On the small world's new pairs the first of these makes MODEL of the best "
-                    "choice's gain, the second ALONE, both BOTH.",
+                    "follows alone counts. expected: the nearest to what the model expects and to the results' mean; "
+                    "without model, vae, positive and mixture to their mean alone, which takes three results or more. "
+                    "In the small world it chooses best, but for edits unlike any that a basis learned.",
                     optional=True,
                 ),
                 shared_inputs.theme(),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lorweb_core.basis import load_basis
-from lorweb_core.expectation import expect
 from lorweb_core.fitting.attached import AttachedBasis
+from lorweb_core.fitting.expectation import expect
 from lorweb_core.kept_references import Refresh
 from lorweb_core.mixture import Mixture
 from lorweb_core.score import Score, rank, score

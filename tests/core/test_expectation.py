@@ -11,7 +11,7 @@ from torch.func import functional_call
 from training_world import CHANNELS, EMBEDDING, PARTS, POOLED, WIDTH, TinyBase, TinyModel, plain_delta, tiny_basis
 
 from lorweb_core import LoRABasis, LoRWebError
-from lorweb_core.expectation import expect
+from lorweb_core.fitting.expectation import expect
 from lorweb_core.training.data.batch import Text
 from lorweb_core.training.seeds import generator
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .errors import LoRWebError
-from .fitting.attached import AttachedBasis
-from .grid import Size, area_size
-from .mixture import Mixture
-from .training.data.batch import Batch
-from .training.data.encoding import Encoders, analogy_grids, last_cell
-from .training.objective import Base, move_batch
-from .training.seeds import generator
+from ..errors import LoRWebError
+from ..grid import Size, area_size
+from ..mixture import Mixture
+from ..training.data.batch import Batch
+from ..training.data.encoding import Encoders, analogy_grids, last_cell
+from ..training.objective import Base, move_batch
+from ..training.seeds import generator
+from .attached import AttachedBasis
 
 
 def expect(base: Base, encoders: Encoders, mixture: Mixture, b: Tensor, megapixels: float = 1.0) -> Tensor:
