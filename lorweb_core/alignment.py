@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ def find_displacement(a: Tensor, a_prime: Tensor) -> Displacement:
 
     Each is stretched to a square first. Rotations, and what is beyond MOST_SHIFT and MOST_SCALE, are not found.
     """
-    coarse, fine = ([_grey(image, side) for image in (a, a_prime)] for side in (COARSE, FINE))
+    coarse, fine = ((_grey(a, side), _grey(a_prime, side)) for side in (COARSE, FINE))
     steps = torch.linspace(-1, 1, 31).tolist()
     rough = max((_correlate(*coarse, MOST_SCALE**step) for step in steps), key=lambda found: found[0])
     near = [rough[1].scale * 1.01 ** (step / 4) for step in range(-5, 6)]
@@ -78,13 +79,20 @@ def cut_to_common(a: Tensor, a_prime: Tensor, displacement: Displacement) -> tup
     first = [start + (end - start - part) // 2 for (start, end), part in zip(spans, kept, strict=True)]
     ends = [(start, start + part) for start, part in zip(first, kept, strict=True)]
     moved = [
-        [round(((end / side - 0.5) * scale + shift + 0.5) * own) for end in both]
-        for both, side, own, shift in zip(ends, size, a_prime.shape[:2], shifts, strict=True)
+        (_of_a_prime(start / side, scale, shift, own), _of_a_prime(end / side, scale, shift, own))
+        for (start, end), side, own, shift in zip(ends, size, a_prime.shape[:2], shifts, strict=True)
     ]
-    return tuple(
-        resize(image[None, top:bottom, left:right], size)[0]
-        for image, ((top, bottom), (left, right)) in ((a, ends), (a_prime, moved))
-    )
+    return _cut(a, ends, size), _cut(a_prime, moved, size)
+
+
+def _of_a_prime(at: float, scale: float, shift: float, side: int) -> int:
+    """Find the pixel of a side of a' that shows what is at this part, from 0 to 1, of the side of a."""
+    return round(((at - 0.5) * scale + shift + 0.5) * side)
+
+
+def _cut(image: Tensor, ends: Sequence[tuple[int, int]], size: Size) -> Tensor:
+    (top, bottom), (left, right) = ends
+    return resize(image[None, top:bottom, left:right], size)[0]
 
 
 def _common(side: int, scale: float, shift: float) -> tuple[int, int]:

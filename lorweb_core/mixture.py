@@ -82,7 +82,8 @@ class Mixture:
         """Split a batch into the mixtures of its analogies; one of a single analogy is given back as itself."""
         if self.coefficients and next(iter(self.coefficients.values())).ndim == 1:
             return [self]
-        shown, seen = (each if len(each) == self.analogies else () for each in (self.thumbnails, self.seen))
+        shown = self.thumbnails if len(self.thumbnails) == self.analogies else ()
+        seen = self.seen if len(self.seen) == self.analogies else ()
         origins = self.origin.split() if self.origin else [None]
         origins *= self.analogies // len(origins)
         return [

@@ -255,14 +255,6 @@ class Writer:
         properties: dict[str, Any] = {} if node.kind in (BLOCK, NOTE) else {"Node name for S&R": node.kind}
         if node.models:
             properties["models"] = [dict(model) for model in node.models]
-        if node.kind == BLOCK:
-            properties["proxyWidgets"] = [
-                [str(self._ids[inner]), socket.name]
-                for wanted in block.inputs
-                for inner, each in block.nodes.items()
-                for socket in self.types.inputs(each.kind)
-                if socket.widget and isinstance(given := each.inputs.get(socket.name), Outer) and given.name == wanted
-            ]
         told = {
             "id": own,
             "type": kind,

@@ -10,9 +10,8 @@ import pytest
 import standins
 import torch
 from comfy_server import PromptError
-from environment import ROOT
 
-RELEASED = ROOT / "tests" / "data" / "released_workflows" / "api"
+RELEASED = standins.EARLIER
 
 KONTEXT = "Kontext Extended-Attention Conditioning"
 
