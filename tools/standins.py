@@ -294,8 +294,8 @@ def comfy_models(folder: Path) -> None:
     image_encoder(folder / "clip_vision" / "clip-vit-large-patch14", QUERY_WIDTH)
 
 
-EARLIER = ROOT / "tests" / "fixtures" / "workflows" / "api"
-"""Workflows of an earlier version, whose nodes are given the pictures one by one."""
+RELEASED = ROOT / "tests" / "data" / "released_workflows" / "api"
+"""Workflows of the last release, whose nodes are given the pictures one by one."""
 
 SHOWN = ("LoRWeBAnalogy", "LoRWeBAnalogyEncoder", "LoRWeBExtendedAttention")
 """Nodes that are given a, a_prime and b."""

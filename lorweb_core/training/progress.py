@@ -41,11 +41,13 @@ def progress_picture(losses: Sequence[Step], strips: Sequence[Tensor], theme: st
     """
     curve = training_picture(losses, theme=theme)
     width = curve.shape[1]
-    rows = [_widened(fit_inside(strip, Size(strip.shape[0], width)), width) for strip in strips]
-    return torch.cat([*rows, curve.cpu()])
+    return torch.cat([*(_centred(fit_inside(strip, Size(strip.shape[0], width)), curve) for strip in strips), curve])
 
 
-def _widened(picture: Tensor, width: int) -> Tensor:
-    """Centre a picture (h, w, 3) between black borders."""
-    left = (width - picture.shape[1]) // 2
-    return torch.nn.functional.pad(picture.cpu(), (0, 0, left, width - picture.shape[1] - left))
+def _centred(picture: Tensor, above: Tensor) -> Tensor:
+    """Lay a picture (h, w, 3) in the middle of what is as wide as another, and of its background's colour."""
+    height, width = picture.shape[:2]
+    laid = above[0, 0].repeat(height, above.shape[1], 1)
+    left = (above.shape[1] - width) // 2
+    laid[:, left : left + width] = picture
+    return laid

@@ -59,7 +59,7 @@ def browser() -> Iterator:
 
 @pytest.fixture(scope="session")
 def workflow() -> Callable[[str], dict]:
-    """Read the API form of a workflow of an earlier version, with the small world's models and pictures in it."""
+    """Read the API form of a workflow of the last release, with the small world's models and pictures in it."""
     from small_world import install
     from small_world.world import edits
 
@@ -67,7 +67,7 @@ def workflow() -> Callable[[str], dict]:
     files = {image: f"{name}-{image}.png" for image in ("a", "a_prime", "b")}
 
     def workflow(stem: str) -> dict:
-        path = standins.EARLIER / f"{stem}.json"
+        path = standins.RELEASED / f"{stem}.json"
         return standins.for_standins(path, install.MEGAPIXELS, 4, install.NAMES, files)
 
     return workflow

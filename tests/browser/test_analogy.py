@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import standins
 
-RELEASED = standins.EARLIER.parent
+RELEASED = standins.RELEASED.parent
 PROMPT = "async () => (await window.app.graphToPrompt()).output"
 INPUTS = "(type) => window.app.graph.nodes.find((node) => node.type === type).inputs.map((input) => input.name)"
 CONNECT = """([from, to, name]) => {

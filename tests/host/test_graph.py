@@ -9,7 +9,7 @@ import pytest
 import standins
 import torch
 
-WORKFLOW = standins.EARLIER / "visual_analogy.json"
+WORKFLOW = standins.RELEASED / "visual_analogy.json"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def pairs(server) -> str:
 @pytest.fixture(scope="module")
 def graph(pairs) -> dict:
     """An analogy, and what can be done with its mixture, basis, model and pictures."""
-    graph = standins.for_standins(standins.EARLIER / "visual_analogy.json", megapixels=0.05, steps=1)
+    graph = standins.for_standins(standins.RELEASED / "visual_analogy.json", megapixels=0.05, steps=1)
 
     def key(class_type: str) -> str:
         (found,) = [key for key, node in graph.items() if node["class_type"] == class_type]

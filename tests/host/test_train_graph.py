@@ -16,7 +16,7 @@ def graph(tmp_path) -> dict:
     edits = {"inverted": lambda x: 1 - x, "dark": lambda x: x * 0.3}
     scenes = {shape: standins.picture(False, shape, (48, 48)) for shape in ("house", "tree")}
     save_pairs(tmp_path / "base" / "input" / "pairs", edits, scenes)
-    graph = standins.for_standins(standins.EARLIER / "visual_analogy.json", megapixels=0.02, steps=2)
+    graph = standins.for_standins(standins.RELEASED / "visual_analogy.json", megapixels=0.02, steps=2)
     place = {n["class_type"]: key for key, n in graph.items()}
     trained = {
         "model": [place["UNETLoader"], 0],

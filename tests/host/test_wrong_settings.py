@@ -11,7 +11,7 @@ import standins
 import torch
 from comfy_server import PromptError
 
-RELEASED = standins.EARLIER
+RELEASED = standins.RELEASED
 
 KONTEXT = "Kontext Extended-Attention Conditioning"
 
