@@ -78,7 +78,7 @@ def ask(choice: Choice, seed: int, encode: Encode) -> Asked:
     tasks = torch.stack([b, b_wanted], 1)
     grids = encode_grids(encode, tasks[:, :1].expand_as(tasks), tasks)
     alone = draw_pairs(wanted, 1, random)
-    apart = [draw_pairs([(edit[part],) for edit in edits], 1, random) for part in parts]
+    apart = [_showing([(edit[part],) for edit in edits], random, seed) for part in parts]
     whole = triplets(torch.stack([a, a_all], 1), tasks)
     masks = _masks(floats(a), floats(a_wanted))
     return Asked(
@@ -90,6 +90,15 @@ def ask(choice: Choice, seed: int, encode: Encode) -> Asked:
         [_masked(triplet, mask) for triplet, mask in zip(whole, masks, strict=True)],
         choice.wanted,
     )
+
+
+def _showing(edits: list[Edit], random: torch.Generator, seed: int) -> Tensor:
+    """Draw a pair of each edit, and another one in the place of one that shows no change: a circle that is tilted."""
+    pairs, again = draw_pairs(edits, 1, random), torch.Generator().manual_seed(200 + seed)
+    for index in range(len(edits)):
+        while torch.equal(*pairs[index]):
+            pairs[index] = draw_pairs([edits[index]], 1, again)[0]
+    return pairs
 
 
 def _drawn(edits: list[Edit], wanted: list[Edit], random: torch.Generator) -> tuple[Tensor, ...]:
@@ -120,9 +129,11 @@ def judge(made: Tensor, asked: Asked) -> Made:
     """Hold pictures, (n, 3, SIDE, SIDE), against b with the wanted parts; the shares by least squares, both at once.
 
     b' − b is taken as p times the wanted change plus q times the unwanted one: p and q are 1 where all is made.
+    Where nothing is unwanted, q is 0.
     """
     b, b_wanted = floats(asked.analogies.tasks).unbind(1)
     changes = torch.stack([b_wanted - b, asked.all_made - b_wanted], 1).flatten(2)
+    changes = changes[:, : 1 + bool(changes[:, 1].any())]
     gram = changes @ changes.mT / changes.shape[-1]
     squares = gram.diagonal(dim1=1, dim2=2)
     apart = torch.linalg.det(gram) / squares.prod(1).clamp_min(1e-12)
@@ -130,7 +141,7 @@ def judge(made: Tensor, asked: Asked) -> Made:
     along = (changes @ (made - b).flatten(1)[..., None])[..., 0] / changes.shape[-1]
     shares = torch.linalg.solve(gram[shown], along[shown]).mean(0)
     error = (made - b_wanted).square().mean().item()
-    return Made(error, shares[0].item(), shares[1].item(), int(shown.sum()))
+    return Made(error, shares[0].item(), shares[1:].sum().item(), int(shown.sum()))
 
 
 def known_pairs() -> list[Edit]:

@@ -40,7 +40,7 @@ RESULTS = study.RESULTS.with_name("small_world_choose.jsonl")
 SEEDS = (0, 1, 2)
 """Seeds of the scenes and of the noise."""
 
-FITTED = 12
+FITTED = 6
 """Analogies of a question in which mixtures are fitted."""
 
 COPYING, AS_IT_IS, CEILING = "copying b", "the example as it is", "an example of the wanted change alone"
@@ -199,17 +199,20 @@ def _write(row: dict) -> None:
 def table(rows: list[dict]) -> str:
     """Format results as a table in Markdown: means over the seeds, and the spread of the error."""
     lines = [
-        "| basis, question | way | error | to the ceiling | wanted change made | unwanted change made |",
-        "| --- |" * 1 + " --- |" * 5,
+        "| basis, question | way | seeds | error | to the ceiling | wanted change made | unwanted change made |",
+        "| --- |" + " --- |" * 6,
     ]
     for (mode, name), ways in _grouped(rows).items():
-        ceiling = ways.get(CEILING) or ways[AS_IT_IS]
+        ceiling = ways.get(CEILING) or ways.get(AS_IT_IS)
+        if not ceiling:
+            continue
         for way, found in ways.items():
             errors = [row["error"] for row in found]
             ratio = mean(errors) / mean(row["error"] for row in ceiling)
             shares = " | ".join(f"{mean(row[key] for row in found):.2f}" for key in ("wanted", "unwanted"))
             spread = f" ± {stdev(errors):.4f}" if len(errors) > 1 else ""
-            lines.append(f"| `{mode}`, {name} | {way} | {mean(errors):.4f}{spread} | {ratio:.2f} | {shares} |")
+            cells = [f"`{mode}`, {name}", way, f"{len(errors)}", f"{mean(errors):.4f}{spread}", f"{ratio:.2f}", shares]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

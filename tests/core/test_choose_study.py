@@ -33,6 +33,12 @@ def test_a_blend_is_judged_by_its_weights(asked):
     assert judge(made, asked).error == pytest.approx((made - wanted).square().mean().item())
 
 
+def test_of_wanted_changes_alone_nothing_unwanted_is_made():
+    both = ask(Choice([("sun", "orange")], wanted=2), 0, stored.load_autoencoder().encode)
+    b, wanted = floats(both.analogies.tasks).unbind(1)
+    assert judge(b + 0.75 * (wanted - b), both)[1:] == pytest.approx((0.75, 0, 1), abs=1e-5)
+
+
 def test_a_masked_example_shows_the_wanted_change_alone(asked):
     for whole, masked in zip(asked.whole, asked.masked, strict=True):
         ((a, a_prime),), ((kept, chosen),) = whole.pairs, masked.pairs
