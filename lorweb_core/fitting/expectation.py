@@ -34,7 +34,8 @@ def expect(base: Base, encoders: Encoders, mixture: Mixture, b: Tensor, megapixe
 
 def _expect(base: Base, encoders: Encoders, mixture: Mixture, b: Tensor, megapixels: float) -> Tensor:
     cell = area_size(Size(*b.shape[:2]), megapixels / 4)
-    _, shown = analogy_grids(*[b.float().cpu()] * 4, cell)
+    b = b.float().cpu()
+    _, shown = analogy_grids(b, b, b, b, cell)
     reference = encoders.encode_image(shown[None])
     noise = torch.randn(last_cell(reference).shape, generator=generator(0)).to(base.device)
     batch = move_batch(Batch(noise, reference, None, encoders.encode_text([""]), ("b",)), base)
