@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension
 
 from .nodes import NODES
+from .nodes.host import routes
 from .nodes.host.example_pictures import offer_pictures
 
 WEB_DIRECTORY = "web"
@@ -21,4 +22,5 @@ class LoRWebExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> ComfyExtension:
     offer_pictures()
+    routes.serve()
     return LoRWebExtension()

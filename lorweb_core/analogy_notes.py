@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from .alignment import ALIGNED, Displacement, cut_to_common, find_displacement
 from .analogy import Analogy
-from .grid import Size
+from .grid import Size, resize
 from .likeness import looks_same
 from .triplet import Triplet
 
@@ -15,6 +17,9 @@ MOST_STRETCH = 1.5
 
 MOST_PIXELS = 3.0
 """Factor between the sides of b and of its cell up to which nothing is said."""
+
+MOST_LOST = 0.02
+"""Mean difference of b from what its cell can hold, of 1, up to which nothing is said; drawings lose 0.01 or so."""
 
 
 def align_pairs(triplets: tuple[Triplet, ...]) -> tuple[tuple[Triplet, ...], tuple[str, ...]]:
@@ -79,12 +84,18 @@ def _shapes(analogy: Analogy, node: str) -> Iterator[str]:
 
 def _size(analogy: Analogy, node: str) -> Iterator[str]:
     b, cell = Size(*analogy.shown[0].b.shape[:2]), analogy.cell
-    if min(b.height / cell.height, b.width / cell.width) > MOST_PIXELS:
+    if min(b.height / cell.height, b.width / cell.width) > MOST_PIXELS and _lost(analogy.shown[0].b, cell) > MOST_LOST:
         layout = ", or layout to sequence," if analogy.layout == "grid" else ""
         yield (
             f"b has {b.width}×{b.height} pixels, and b' is sampled at {cell.width}×{cell.height}: what is finer is "
             f"lost. Set megapixels higher{layout} on {node}, or give a part of b."
         )
+
+
+def _lost(image: Tensor, cell: Size) -> float:
+    """Compute the mean difference of an image, (H, W, 3), from itself brought to a cell's size and back."""
+    back = resize(resize(image[None], cell), Size(*image.shape[:2]))[0]
+    return float((back - image).abs().mean())
 
 
 def _stretch(one: Size, other: Size) -> float:

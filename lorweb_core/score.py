@@ -1,4 +1,4 @@
-"""How well results b' of an analogy follow it, in two numbers: is the edit the pair's, and is the rest still b?"""
+"""How well results b' of an analogy follow it: is the edit the pair's, is the rest still b, is it what is expected?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAST_UNCHANGED = 0.01
 SAME_EMBEDDING = 1e-3
 """Part of an embedding's length: shorter differences are the rounding of an encoder in 16 bits, and no direction."""
 
-RANK_BY = ("both", "follows", "kept")
+RANK_BY = ("both", "follows", "kept", "expected")
 
 
 class Score(NamedTuple):
@@ -35,6 +35,8 @@ class Score(NamedTuple):
     """Cosine between what the edit did to the embedding of a and to that of b, −1 to 1; 0 where either did nothing."""
     kept: float | None
     """1 − mean |b' − b| where the pair shows no change, 0 to 1; None where it changes everywhere."""
+    distance: float = 0.0
+    """Mean squared difference from what is expected of b', see `distances`; 0 for none."""
 
     @property
     def total(self) -> float:
@@ -51,16 +53,32 @@ def score(
     a_prime: Tensor | Sequence[Tensor],
     b: Tensor,
     b_primes: Tensor | Sequence[Tensor],
+    expected: Tensor | None = None,
 ) -> list[Score]:
     """Score each b'. Images are (H, W, 3) or batches of them, float in 0–1, each of any size.
 
     Of several pairs (a, a') the edit is the mean of theirs, and unchanged is what no pair changes. All images go
-    through the encoder in one pass. Raises LoRWebError if they do not fit together or have NaN pixels.
+    through the encoder in one pass. expected: as for `distances`. Raises LoRWebError if they do not fit together or
+    have NaN pixels.
     """
     analogy = one_analogy(a, a_prime, b)
     results = _finite(each_image(b_primes, "b_prime"), "b_prime")
     follows = _follows(encoder, analogy, results)
-    return [Score(*both) for both in zip(follows, _kept(analogy, results), strict=True)]
+    apart = distances(results, Size(*analogy.b.shape[:2]), expected)
+    return [Score(*figures) for figures in zip(follows, _kept(analogy, results), apart, strict=True)]
+
+
+def distances(results: Sequence[Tensor], size: Size, expected: Tensor | None = None) -> list[float]:
+    """Measure the mean squared difference of each b' from their mean, or from the middle between it and `expected`.
+
+    Images are (H, W, 3) in 0–1, and compared at `size`. expected: b' as `expect` tells it. A mean of all that could be
+    is the nearest guess at what is wanted, and the b' nearest to it errs least (`python -m small_world score`).
+    """
+    pictures = torch.cat([resize(image[None].float().cpu(), size) for image in results])
+    middle = pictures.mean(0)
+    if expected is not None:
+        middle = (middle + resize(expected[None].float().cpu(), size)[0]) / 2
+    return (pictures - middle).square().mean((1, 2, 3)).tolist()
 
 
 def one_analogy(a: Tensor | Sequence[Tensor], a_prime: Tensor | Sequence[Tensor], b: Tensor) -> Triplet:
@@ -99,6 +117,7 @@ def rank(scores: Sequence[Score], by: str = "both") -> list[int]:
         "both": lambda s: s.total,
         "follows": lambda s: s.follows,
         "kept": lambda s: s.follows if s.kept is None else s.kept,
+        "expected": lambda s: -s.distance,
     }
     return sorted(range(len(scores)), key=lambda position: -figures[by](scores[position]))
 

@@ -7,9 +7,10 @@ import json
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lorweb_core import LoRABasis, LoRWebError, VisionEncoder
+from ..lorweb_core import LoRABasis, LoRWebError, Mixture, VisionEncoder
 from ..lorweb_core.analogy import Analogy
 from ..lorweb_core.errors import named
+from ..lorweb_core.fitting.expectation import expect
 from ..lorweb_core.pictures.score_picture import score_picture
 from ..lorweb_core.score import RANK_BY, Score, one_analogy, rank, score
 from ..lorweb_core.triplet import each_image
@@ -17,6 +18,7 @@ from .host import analogy_inputs, shared_inputs
 from .host.analogy_inputs import check_linked
 from .host.checked_node import CheckedNode
 from .host.previews import with_picture
+from .host.training_model import HostBase, HostEncoders
 from .host.vision_encoder import encoder_from_clip_vision, find_encoder
 
 NOTHING_TO_KEEP = -1.0
@@ -53,10 +55,23 @@ class AnalogyScore(CheckedNode):
                     "rank_by",
                     RANK_BY,
                     "both: follows times kept. Where the pair changes everything there is nothing to keep, and "
-                    "follows alone counts.",
+                    "follows alone counts. expected: the nearest to what the model expects and to the results' mean; "
+                    "without model, vae, positive and mixture to their mean alone, which takes three results or more. "
+                    "In the small world it chooses best, but for edits unlike any that a basis learned.",
                     optional=True,
                 ),
                 shared_inputs.theme(),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="For expected: FLUX.1 Kontext as Mixed LoRA Apply takes it, without a mixture on it. One "
+                    "forward pass.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="For expected: FLUX.1's autoencoder (ae.safetensors)."),
+                io.Conditioning.Input(
+                    "positive", optional=True, tooltip="For expected: the prompt that the results were made with."
+                ),
+                shared_inputs.mixture(more="For expected: the mixture that the results were made with.", optional=True),
             ],
             outputs=[
                 io.Image.Output("best", tooltip="The b' that ranks first, as it was given."),
@@ -74,7 +89,8 @@ class AnalogyScore(CheckedNode):
                 io.String.Output(
                     "json",
                     tooltip="The scores of all in the order given, and the ranking: their positions from 0, best "
-                    "first. kept is null where nothing can be kept.",
+                    "first. kept is null where nothing can be kept; distance is the mean squared difference from what "
+                    "is expected.",
                 ),
             ],
         )
@@ -91,16 +107,22 @@ class AnalogyScore(CheckedNode):
         rank_by: list[str] | tuple[str, ...] = RANK_BY[:1],
         theme: list[str] | tuple[str, ...] = ("dark",),
         analogy: list[Analogy | None] | tuple[None] = (None,),
+        model: list | tuple = (None,),
+        vae: list | tuple = (None,),
+        positive: list | tuple = (None,),
+        mixture: list[Mixture | None] | tuple[None] = (None,),
     ) -> io.NodeOutput:
         check_linked("Analogy Score", analogy[0], {"a": a, "a_prime": a_prime, "b": b})
         if analogy[0] is not None:
             a, a_prime = map(list, zip(*analogy[0].all_pairs, strict=True))
             b = [triplet.b for triplet in analogy[0].triplets]
         encoder = _encoder(basis[0], clip_vision[0])
-        scores = score(encoder, a, a_prime, b, b_prime)
+        shown = one_analogy(a, a_prime, b)
+        expected = _expected(model[0], vae[0], positive[0], mixture[0], shown.b, analogy[0])
+        scores = score(encoder, a, a_prime, b, b_prime, expected)
         ranking = rank(scores, rank_by[0])
         results = each_image(b_prime, "b_prime")
-        picture = score_picture(one_analogy(a, a_prime, b), results, scores, ranking, theme[0])[None]
+        picture = score_picture(shown, results, scores, ranking, theme[0])[None]
         best = scores[ranking[0]]
         return with_picture(
             cls,
@@ -124,6 +146,23 @@ def _encoder(basis: LoRABasis, clip_vision) -> VisionEncoder:
     return encoder_from_clip_vision(clip_vision)
 
 
+def _expected(
+    model, vae, positive: list | None, mixture: Mixture | None, b: Tensor, analogy: Analogy | None
+) -> Tensor | None:
+    given = {"model": model, "vae": vae, "positive": positive, "mixture": mixture}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise LoRWebError(
+            f"Analogy Score has no {' and no '.join(missing)}. What the model expects takes model, vae, positive and "
+            "mixture: link all four, or none to compare the results with one another."
+        )
+    encoders = HostEncoders(model, vae, positive)
+    base = HostBase(model, vae, guidance=float(positive[0][1].get("guidance", 3.5)))
+    return expect(base, encoders, mixture, b, analogy.megapixels if analogy else Analogy.megapixels)
+
+
 def _json(scores: list[Score], ranking: list[int], rank_by: str) -> str:
-    each = [{"follows": s.follows, "kept": s.kept, "total": s.total} for s in scores]
+    each = [{"follows": s.follows, "kept": s.kept, "total": s.total, "distance": s.distance} for s in scores]
     return json.dumps({"rank_by": rank_by, "ranking": ranking, "scores": each}, indent=1)

@@ -8,16 +8,14 @@ from comfy_api.latest import io
 
 from ..lorweb_core import LoRWebError, load_basis
 from ..lorweb_core.checkpoint import read_checkpoint
-from ..lorweb_core.config import BasisConfig, find_config
+from ..lorweb_core.config import BasisConfig
 from ..lorweb_core.errors import named
 from ..lorweb_core.files.tensor_files import checkpoint_identity, file_identity, is_shard
 from .host import sockets
 from .host.checked_node import CheckedNode
-from .host.model_files import BASES, CHECKPOINTS, CONFIGS, listed_file, listed_files
+from .host.model_files import AUTO, BASES, CHECKPOINTS, CONFIGS, basis_files, listed_file, listed_files
 from .host.notes import tell
 from .host.progress import progress_bar
-
-AUTO = "auto"
 
 
 class BasisLoader(CheckedNode):
@@ -62,12 +60,12 @@ class BasisLoader(CheckedNode):
 
     @classmethod
     def fingerprint_inputs(cls, basis_name: str, config_name: str) -> tuple:
-        basis, config = _paths(basis_name, config_name)
+        basis, config = basis_files(basis_name, config_name)
         return checkpoint_identity(basis), config and file_identity(config)
 
     @classmethod
     def execute(cls, basis_name: str, config_name: str = AUTO) -> io.NodeOutput:
-        path, config = _paths(basis_name, config_name)
+        path, config = basis_files(basis_name, config_name)
         basis = load_basis(path, config)
         if config is None:
             tell("LoRWeB Basis Loader", [_without_config(path, basis.config)])
@@ -85,9 +83,3 @@ def _without_config(path: Path, taken: BasisConfig) -> str:
         f"{named(path)} has no training config beside it. Sizes are read from its tensors, and the rest is taken as "
         f"released: {how}. If results are off, put its YAML beside it."
     )
-
-
-def _paths(basis_name: str, config_name: str) -> tuple[Path, Path | None]:
-    """Find the files of a basis and of its config, if it has one."""
-    basis = listed_file(BASES, basis_name, *CHECKPOINTS)
-    return basis, find_config(basis) if config_name == AUTO else listed_file(BASES, config_name, *CONFIGS)

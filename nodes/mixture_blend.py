@@ -6,8 +6,11 @@ from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.blend import ORIGINS, SPACES, blend, sweep
+from ..lorweb_core.space.mixture_map import mixture_view
 from .host import shared_inputs, sockets
 from .host.checked_node import CheckedNode
+from .host.previews import RESENT, with_widget_data
+from .host.progress import progress_bar
 
 SLOTS = (1, 2, 3, 4)
 
@@ -61,6 +64,7 @@ class MixtureBlend(CheckedNode):
                     tooltip="Mixtures on the line from mixture_1 alone to the blend: what follows runs once for each.",
                 ),
             ],
+            **RESENT,
         )
 
     @classmethod
@@ -70,4 +74,6 @@ class MixtureBlend(CheckedNode):
         given = [slot for slot in SLOTS if slots.get(f"mixture_{slot}") is not None]
         mixtures = [slots[f"mixture_{slot}"] for slot in given]
         weights = [slots[f"weight_{slot}"] for slot in given]
-        return io.NodeOutput(blend(mixtures, weights, space, origin), sweep(mixtures, weights, steps, space, origin))
+        outputs = blend(mixtures, weights, space, origin), sweep(mixtures, weights, steps, space, origin)
+        view = mixture_view(mixtures, origin, progress_bar(len(mixtures[0].basis.layers)))
+        return with_widget_data(view, *outputs)

@@ -6,8 +6,11 @@ from comfy_api.latest import io
 
 from ..lorweb_core import Mixture
 from ..lorweb_core.space.edit import Edit, edit
+from ..lorweb_core.space.mixture_map import mixture_view
 from .host import shared_inputs, sockets
 from .host.checked_node import CheckedNode
+from .host.previews import RESENT, with_widget_data
+from .host.progress import progress_bar
 
 KEEP = ("all", "top k", "top p")
 
@@ -23,7 +26,7 @@ class MixtureEdit(CheckedNode):
             category="LoRWeB/mixtures",
             search_aliases=["lora mix", "mute lora", "lora weights", "block weights"],
             description="Changes a mixture in the layers chosen, in this order: temperature, mute and solo, keep, "
-            "renormalize, scale. Chain several for several changes.",
+            "renormalize, scale, and factors of single LoRAs. Chain several for several changes.",
             inputs=[
                 shared_inputs.mixture(),
                 io.Float.Input(
@@ -61,11 +64,20 @@ class MixtureEdit(CheckedNode):
                 ),
                 *shared_inputs.layers("change"),
                 shared_inputs.origin("scale counts"),
+                io.String.Input(
+                    "factors",
+                    default="",
+                    optional=True,
+                    tooltip="Factors of single LoRAs beside scale, by index: 3: 0, 8-11: 1.5. The bars in the node "
+                    "write them.",
+                ),
             ],
             outputs=[sockets.Mixture.Output("mixture", tooltip="The changed mixture, for Mixed LoRA Apply.")],
+            **RESENT,
         )
 
     @classmethod
     def execute(cls, mixture: Mixture, keep: str = "all", top_k: int = 4, top_p: float = 0.9, **change):
         largest = {"top k": {"top_k": top_k}, "top p": {"top_p": top_p}}.get(keep, {})
-        return io.NodeOutput(edit(mixture, Edit(**change, **largest)))
+        edited = edit(mixture, Edit(**change, **largest))
+        return with_widget_data(mixture_view([mixture], progress=progress_bar(len(mixture.basis.layers))), edited)

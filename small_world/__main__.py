@@ -107,6 +107,18 @@ def _pair_choice(arguments: argparse.Namespace) -> None:
     draw_page(arguments.picture) if arguments.picture else measure()
 
 
+def _score(arguments: argparse.Namespace) -> None:
+    from small_world.score_study import measure
+
+    measure()
+
+
+def _demonstrations(arguments: argparse.Namespace) -> None:
+    from small_world.demonstrations_study import measure
+
+    measure()
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from small_world.study_report import write_report
 
@@ -129,6 +141,8 @@ COMMANDS = {
     "choose": Command("measure edits chosen of examples that show more (an hour; continues where it stopped)", _choose),
     "chosen-pictures": Command("draw one edit out of two, two from two, and strengths, for docs", _chosen_pictures),
     "pair-choice": Command("measure what well and badly chosen pairs make", _pair_choice),
+    "score": Command("measure how well scores choose among results of four noises", _score),
+    "demonstrations": Command("measure what several pairs of one edit bring to routing", _demonstrations),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
 }
 

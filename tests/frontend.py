@@ -21,6 +21,14 @@ TEXTS = """() => Object.fromEntries(window.app.graph.nodes.map((node) => {
   return [node.id, [node.title, ...values, ...elements.map((element) => element?.innerText ?? '')].join('\\n')]
 }))"""
 
+LOOK_AT = """([id, scale]) => {
+  const { graph, canvas } = window.app
+  const [x, y] = graph.getNodeById(id).pos
+  canvas.ds.scale = scale
+  canvas.ds.offset = [200 / scale - x, 150 / scale - y]
+  canvas.setDirty(true, true)
+}"""
+
 
 @dataclass
 class Ran:
@@ -44,7 +52,7 @@ class Frontend:
 
     def load(self, **settings: object) -> None:
         """Load the page anew with these settings of the frontend, by their ids with '_' for '.'."""
-        ids = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ConfirmDelete": False}
+        ids = {"Comfy.TutorialCompleted": True, "Comfy.ColorPalette": "dark"}
         ids |= {name.replace("_", "."): value for name, value in settings.items()}
         url = f"http://127.0.0.1:{self.server.port}"
         request = urllib.request.Request(f"{url}/settings", json.dumps(ids).encode(), method="POST")
@@ -70,6 +78,11 @@ class Frontend:
         self.page.locator("#graph-canvas").focus()
         self.page.keyboard.press(".")
         self.page.wait_for_timeout(700)  # the view moves there
+
+    def look_at(self, node: str, scale: float = 1) -> None:
+        """Show a node at this scale, its title's left end near the page's left upper corner."""
+        self.page.evaluate(LOOK_AT, [node, scale])
+        self.page.wait_for_timeout(500)
 
     def run(self, within: float = 240) -> Ran:
         """Click Run with the mouse and wait until the host has ended what was queued, for so many seconds."""

@@ -18,6 +18,9 @@ from .logits import to_logits, to_scores
 MOST_PARTS = 10_000
 """Most parts of a text that names LoRAs."""
 
+LARGEST_FACTOR = 100
+"""Limit of a LoRA's factor, and of its opposite."""
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -38,12 +41,17 @@ class Edit:
     scale: float = 1.0
     """Factor of all coefficients, at last."""
     origin: str = "zero"
-    """Point that `scale` counts from, one of ORIGINS: 'no edit' gives o + scale (m − o) of the mixture's origin o."""
+    """Point that `scale` and `factors` count from, one of ORIGINS: with 'no edit' a factor f gives o + f (m − o), o
+    being the mixture's origin.
+    """
 
     blocks: str = "all"
     """Layers that are changed: see `layer_names.select`. The others stay as they are."""
     kind: str = "all"
     stream: str = "all"
+
+    factors: str = ""
+    """Factors of single LoRAs beside `scale`, by their indices, such as '3: 0, 8-11: 1.5'. The others' is 1."""
 
 
 def edit(mixture: Mixture, change: Edit) -> Mixture:
@@ -69,9 +77,10 @@ def edit(mixture: Mixture, change: Edit) -> Mixture:
         # Where nothing is left there is nothing to scale.
         kept = kept * (_mass(c) / _mass(kept).where(_mass(kept) > 0, _mass(c).clamp(min=1)))
     changed = table.clone()
-    changed[chosen] = kept * change.scale
+    scale = change.scale * lora_factors(change.factors, n)
+    changed[chosen] = kept * scale
     if change.origin == "no edit":
-        changed[chosen] += (1 - change.scale) * mixture.origin_table[chosen]
+        changed[chosen] += (1 - scale) * mixture.origin_table[chosen]
     return mixture.with_table(changed)
 
 
@@ -112,6 +121,30 @@ def indices(text: str, n: int, name: str) -> list[int]:
                 f"{name} has {shown(part)}; expected indices of LoRAs from 0 to {n - 1}, such as '3, 8-11'."
             )
         found += range(first, last + 1)
+    return found
+
+
+def lora_factors(text: str, n: int) -> Tensor:
+    """Parse factors of LoRAs: '3: 0, 8-11: 1.5' → (n,), 1 for those not named.
+
+    Raises LoRWebError on anything else, for indices beyond n − 1, for a LoRA named twice, and for factors beyond ±100.
+    """
+    found = torch.ones(n)
+    named_before: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(",", MOST_PARTS))):
+        read = re.fullmatch(r"([\d\s-]+):\s*([+-]?\d{1,3}(?:\.\d{1,9})?)", part)
+        if not read or abs(float(read[2])) > LARGEST_FACTOR:
+            raise LoRWebError(
+                f"factors has {shown(part)}; expected indices of LoRAs, a colon and a factor from -{LARGEST_FACTOR} to "
+                f"{LARGEST_FACTOR}, such as '3: 0, 8-11: 1.5'."
+            )
+        given = indices(read[1], n, "factors")
+        if named_before & {*given}:
+            raise LoRWebError(
+                f"factors has {shown(part)}, but LoRA {min(named_before & {*given})} has a factor already."
+            )
+        named_before.update(given)
+        found[given] = float(read[2])
     return found
 
 

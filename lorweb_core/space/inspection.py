@@ -46,7 +46,7 @@ class Inspection:
     @property
     def shares(self) -> Tensor:
         """Compute each LoRA's part, (N,), of the sum of their sizes; 0 where all are 0."""
-        return _ratio(self.lora_sizes, self.lora_sizes.sum())
+        return ratio(self.lora_sizes, self.lora_sizes.sum())
 
     def to_json(self) -> str:
         """Write all but the thumbnails in strict JSON; numbers are rounded to 7 digits."""
@@ -160,7 +160,7 @@ def _seen(mixture: Mixture, gram: Tensor, compared: Comparison | None = None) ->
 def entropy(table: Tensor) -> Tensor:
     """Compute the entropy of coefficients (..., N) → (...), bits, of |c| / Σ|c|; 0 where all are 0."""
     mass = table.double().abs()
-    return torch.special.entr(_ratio(mass, mass.sum(-1, keepdim=True))).sum(-1) / math.log(2)
+    return torch.special.entr(ratio(mass, mass.sum(-1, keepdim=True))).sum(-1) / math.log(2)
 
 
 def _compared(one: Inspection, other: Inspection, gram: Tensor) -> Comparison:
@@ -182,10 +182,10 @@ def _squares(gram: Tensor, table: Tensor) -> Tensor:
 
 
 def _cosine(product: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return _ratio(product, x * y).clamp(-1, 1)
+    return ratio(product, x * y).clamp(-1, 1)
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
     """Compute part / whole; 0 where the whole is 0."""
     return torch.where(whole > 0, part / whole.where(whole > 0, torch.ones_like(whole)), 0.0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...lorweb_core import LoRWebError
+from ...lorweb_core.config import find_config
 from ...lorweb_core.errors import shown
 from ...lorweb_core.files.tensor_files import INDEX_SUFFIX
 
@@ -15,6 +16,9 @@ BASES, MIXTURES, DATASETS, LORAS = "lorweb", "lorweb_mixtures", "lorweb_datasets
 
 CHECKPOINTS = (".safetensors", INDEX_SUFFIX)
 """Suffixes of a basis's file: whole, or the index of one in several files."""
+
+AUTO = "auto"
+"""Name that stands for the config that lies beside a basis."""
 
 CONFIGS = (".yaml", ".yml")
 """Suffixes of the training config beside a basis."""
@@ -44,3 +48,9 @@ def listed_file(folder: str, name: str, *suffixes: str) -> Path:
             "Put it there and press R, or choose one from the list."
         )
     return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def basis_files(basis_name: str, config_name: str) -> tuple[Path, Path | None]:
+    """Find the files of a basis and of its config, if it has one. Raises LoRWebError as `listed_file` does."""
+    basis = listed_file(BASES, basis_name, *CHECKPOINTS)
+    return basis, find_config(basis) if config_name == AUTO else listed_file(BASES, config_name, *CONFIGS)

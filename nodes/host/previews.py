@@ -8,6 +8,9 @@ from torch import Tensor
 from ...lorweb_core import Mixture
 from ...lorweb_core.pictures.thumbnails import contact_sheet
 
+RESENT = {"has_intermediate_output": True} if "has_intermediate_output" in io.Schema.__dataclass_fields__ else {}
+"""What a schema says where the host is to show a node's result again that it has in its cache; older hosts cannot."""
+
 
 def with_picture(node: type[io.ComfyNode], image: Tensor, *outputs) -> io.NodeOutput:
     """Give a node's outputs, and show pictures (n, H, W, 3) in 0–1 on it."""
@@ -19,3 +22,8 @@ def with_thumbnails(node: type[io.ComfyNode], mixture: Mixture, output) -> io.No
     if not mixture.thumbnails:
         return io.NodeOutput(output)
     return with_picture(node, contact_sheet(mixture.thumbnails)[None], output)
+
+
+def with_widget_data(data: dict, *outputs) -> io.NodeOutput:
+    """Give a node's outputs, and to the pack's own widget on it what strict JSON can hold."""
+    return io.NodeOutput(*outputs, ui={"lorweb": [data]})

@@ -95,6 +95,7 @@ def test_the_search_for_nodes_finds_the_block(frontend):
     page = frontend.page
     page.evaluate("() => window.app.graph.clear()")
     page.locator("#graph-canvas").dblclick(position={"x": 800, "y": 850})
+    page.wait_for_timeout(1500)  # the search opens
     page.keyboard.type("edit by example")
     page.get_by_text("Edit by Example", exact=True).first.wait_for()
     frontend.screenshot("search")

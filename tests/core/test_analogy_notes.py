@@ -74,9 +74,18 @@ def test_a_pair_of_two_shapes_is_said():
     assert [note[:44] for note in notes] == ["A picture of the example is stretched by 2.1"]
 
 
+def enlarged(rows: int, columns: int) -> torch.Tensor:
+    """Paint so many squares at random into 1500 × 2000 pixels."""
+    squares = torch.rand(rows, columns, 3, generator=torch.Generator().manual_seed(1))
+    return squares.repeat_interleave(1500 // rows, 0).repeat_interleave(2000 // columns, 1)
+
+
 def test_a_b_much_larger_than_its_cell_is_said():
-    big = torch.rand(3, 4, 3).repeat_interleave(500, 0).repeat_interleave(500, 1)
-    (note,) = look_at(analogy(b=big, megapixels=0.25))  # a quarter of 512 × 512 pixels, 4 : 3
+    (note,) = look_at(analogy(b=enlarged(750, 1000), megapixels=0.25))  # a quarter of 512 × 512 pixels, 4 : 3
     assert note.startswith("b has 2000×1500 pixels, and b' is sampled at 288×208: what is finer is lost.")
-    assert look_at(analogy(b=big, megapixels=1.0)) != ()
-    assert look_at(analogy(b=big, megapixels=4.0)) == ()
+    assert look_at(analogy(b=enlarged(750, 1000), megapixels=1.0)) != ()
+    assert look_at(analogy(b=enlarged(750, 1000), megapixels=4.0)) == ()
+
+
+def test_a_large_b_without_fine_detail_loses_nothing():
+    assert look_at(analogy(b=enlarged(3, 4), megapixels=0.25)) == ()

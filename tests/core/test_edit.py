@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorweb_core import LoRWebError, load_basis
-from lorweb_core.space.edit import Edit, edit, indices
+from lorweb_core.space.edit import Edit, edit, indices, lora_factors
 
 
 @pytest.fixture
@@ -177,3 +177,29 @@ def test_temperature_needs_what_the_activation_can_give(mixture):
 @given(st.sets(st.integers(0, 31), max_size=8))
 def test_indices_are_read_as_they_are_written(chosen):
     assert indices(", ".join(map(str, sorted(chosen))), 32, "mute") == sorted(chosen)
+
+
+def test_factors_scale_single_loras_beside_the_scale(signed):
+    changed = edit(signed, Edit(factors=" 1: 0, 2-3 : -1.5,", scale=2.0))
+    torch.testing.assert_close(changed.table, signed.table * torch.tensor([2.0, 0.0, -3.0, -3.0]))
+
+
+def test_factors_count_from_where_the_scale_does(signed):
+    other = replace(signed, coefficients={name: c.flip(0) for name, c in signed.coefficients.items()})
+    changed = edit(replace(signed, origin=other), Edit(factors="0: 0, 1: 0.5", origin="no edit"))
+    m, o = signed.table, other.table
+    expected = torch.stack([o[:, 0], (m[:, 1] + o[:, 1]) / 2, m[:, 2], m[:, 3]], -1)
+    torch.testing.assert_close(changed.table, expected)
+
+
+@pytest.mark.parametrize("text", ["3", "3:", ":1", "1: x", "1: 1e3", "1: nan", "1: inf", "4: 1", "-1: 1", "1: 2: 3"])
+def test_factors_that_cannot_be_read_are_refused_in_words(text):
+    with pytest.raises(LoRWebError, match="factors has"):
+        lora_factors(text, 4)
+
+
+def test_a_factor_beyond_100_and_a_second_one_are_refused():
+    with pytest.raises(LoRWebError, match="from -100 to 100"):
+        lora_factors("1: 100.5", 4)
+    with pytest.raises(LoRWebError, match="'0-2: 3', but LoRA 1 has a factor already"):
+        lora_factors("1: 2, 0-2: 3", 4)

@@ -119,7 +119,7 @@ def test_a_perfect_analogue_scores_one_and_an_untouched_b_follows_nothing(encode
     perfect, untouched = score(encoder, b, b_prime, b, [b_prime, b])
     assert perfect.follows == pytest.approx(1, abs=1e-5)
     assert perfect.kept == pytest.approx(1, abs=1e-6)
-    assert untouched == Score(0.0, 1.0)
+    assert untouched[:2] == (0.0, 1.0)
 
 
 def test_a_pair_without_a_change_and_pairs_that_cancel_out_show_no_direction(encoder):
@@ -173,9 +173,27 @@ def test_ranked_by_each_figure_ties_in_the_order_given():
     assert rank(scores) == [2, 3, 1, 0]  # 0.65 twice, 0.55, 0.5
     assert rank(scores, "follows") == [1, 2, 3, 0]
     assert rank(scores, "kept") == [0, 2, 3, 1]
+    assert rank([Score(0.9, 0.9, 0.3), Score(0.1, 0.1, 0.1), Score(0.5, 0.5, 0.2)], "expected") == [1, 2, 0]
     assert rank([Score(-0.5, None), Score(0.2, None)], "kept") == [1, 0]
-    with pytest.raises(LoRWebError, match="rank_by is 'best'; expected one of: both, follows, kept"):
+    with pytest.raises(LoRWebError, match="rank_by is 'best'; expected one of: both, follows, kept, expected"):
         rank(scores, "best")
+
+
+def test_the_distance_is_from_the_results_mean_and_halfway_to_what_is_expected():
+    greys = [0.2, 0.4, 0.9]
+    results = [torch.full((32, 32, 3), grey) for grey in greys]
+    got = [s.distance for s in score(MeanColours(), *half_changed(), results[0], results)]
+    assert got == pytest.approx([(grey - 0.5) ** 2 for grey in greys], abs=1e-6)
+    told = score(MeanColours(), *half_changed(), results[0], results, torch.zeros(16, 16, 3))
+    assert [s.distance for s in told] == pytest.approx([(grey - 0.25) ** 2 for grey in greys], abs=1e-6)
+    assert rank(told, "expected") == [0, 1, 2]
+
+
+def test_results_of_other_sizes_have_a_distance_at_bs_size():
+    b = plain(0.5, 0.5, 0.5, size=(32, 48))
+    results = [plain(0.2, 0.2, 0.2), plain(0.6, 0.6, 0.6, size=(64, 20))]
+    got = [s.distance for s in score(MeanColours(), *half_changed(), b, results)]
+    assert got == pytest.approx([0.04, 0.04], abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from small_world import fit_study, install, origin_study, study, study_report
+from lorweb_core.score import Score
+from small_world import demonstrations_study, fit_study, install, origin_study, score_study, study, study_report
 from small_world.models import stored
 from small_world.world import edits, splits
 from small_world.world.drawn_analogies import draw_analogies
@@ -129,3 +130,19 @@ def test_the_page_has_the_table_of_what_the_study_found():
 
 def test_the_page_on_fitting_has_the_table_of_what_was_measured():
     assert fit_study.table(study.read(fit_study.RESULTS)) in fit_study.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_study_of_scores_averages_the_errors_of_what_is_picked():
+    errors = (torch.tensor([0.1, 0.3, 0.2]), torch.tensor([0.6, 0.5, 0.4]))
+    alone = ([Score(0, None, d) for d in (3, 1, 2)], [Score(0, None, d) for d in (1, 2, 3)])
+    told = ([Score(0, None, d) for d in (1, 3, 2)], [Score(0, None, d) for d in (3, 2, 1)])
+    picked = score_study.picked([score_study.Results(*each) for each in zip(errors, told, alone, strict=True)])
+    wanted = {"any": 0.35, "the best by truth": 0.25, "expected, with the model": 0.25, "expected, without": 0.45}
+    assert {name: picked[name] for name in wanted} == pytest.approx(wanted)
+
+
+def test_weighed_by_agreement_a_pair_that_disagrees_hardly_counts():
+    alike = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    weighed = demonstrations_study.by_agreement(alike[None, :, None])
+    assert weighed.shape == (1, 1, 2)
+    assert weighed[0, 0].tolist() == pytest.approx([(3 - 0.001) / 3.001, 0], abs=1e-6)

@@ -50,7 +50,7 @@ SOCKETS = {
         "Mixture Edit",
         [
             *("mixture", "temperature", "mute", "solo", "keep", "top_k", "top_p", "renormalize", "scale"),
-            *("blocks", "kind", "stream", "origin"),
+            *("blocks", "kind", "stream", "origin", "factors"),
         ],
         ["mixture"],
     ),
@@ -66,7 +66,7 @@ def test_the_names_and_sockets_others_lean_on(host, node_id):
     assert schema.display_name == name
     assert [i.id for i in schema.inputs] == inputs
     assert [o.id for o in schema.outputs] == outputs
-    optional = {"mixture_2", "mixture_3", "mixture_4", "blocks", "kind", "stream", "origin"}
+    optional = {"mixture_2", "mixture_3", "mixture_4", "blocks", "kind", "stream", "origin", "factors"}
     assert {i.id for i in schema.inputs if i.optional} == optional & {*inputs}
 
 

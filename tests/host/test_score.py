@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import parity
 import pytest
 import standins
 import torch
+from host_models import hooks, unchanged, weights
 from safetensors.torch import load_file
 
 
@@ -34,6 +37,12 @@ def clip_vision(clip_folder):
 
 
 SIZE = (96, 128)
+MODEL = ("model", "vae", "positive", "mixture")
+"""Inputs that what the model expects takes."""
+
+
+def module(host, name: str):
+    return sys.modules[f"{host.core.__name__.removesuffix('.lorweb_core')}.{name}"]
 
 
 def night_above(shape: str) -> torch.Tensor:
@@ -69,8 +78,8 @@ def test_the_sockets_others_lean_on(host):
         (
             "LoRWeBAnalogyScore",
             "Analogy Score",
-            ["basis", "analogy", "a", "a_prime", "b", "b_prime", "clip_vision", "rank_by", "theme"],
-            {"analogy", "a", "a_prime", "b", "clip_vision", "rank_by", "theme"},
+            ["basis", "analogy", "a", "a_prime", "b", "b_prime", "clip_vision", "rank_by", "theme", *MODEL],
+            {"analogy", "a", "a_prime", "b", "clip_vision", "rank_by", "theme", *MODEL},
             ["best", "follows", "kept", "image", "json"],
         ),
         (
@@ -115,6 +124,74 @@ def test_an_analogy_is_scored_as_its_pictures_are(host, basis, clip_folder):
     assert node.execute([basis()], b_prime=results(), analogy=[whole]).result[4] == one
     with pytest.raises(host.core.LoRWebError, match="Analogy Score has an analogy and also b"):
         node.execute([basis()], b=pictures["b"], b_prime=results(), analogy=[whole])
+
+
+def test_the_nearest_to_the_results_mean_ranks_first_where_no_model_is_linked(host, basis, clip_folder):
+    candidates = results()
+    output = host.node("LoRWeBAnalogyScore").execute([basis()], **analogy(), b_prime=candidates, rank_by=["expected"])
+    middle = sum(candidates) / len(candidates)
+    expected = [(x - middle).square().mean().item() for x in candidates]
+    told = json.loads(output.result[4])
+    assert [s["distance"] for s in told["scores"]] == pytest.approx(expected, abs=1e-6)
+    assert told["ranking"] == sorted(range(len(expected)), key=expected.__getitem__)
+
+
+def test_what_the_model_expects_is_its_first_guess_with_the_mixture_merged(
+    host, basis, clip_folder, load_flux, vae, mixture
+):
+    node, candidates, pictures = host.node("LoRWeBAnalogyScore"), results(), analogy()
+    tensors, model = parity.load_parity(), load_flux()
+    text, pooled = tensors["txt"].float(), tensors["pooled"].float()
+    given = [[model], [vae], [[[text, {"pooled_output": pooled, "guidance": 2.5}]]], [mixture]]
+    (whole,) = host.node("LoRWeBAnalogy").execute(*(batch for (batch,) in pictures.values()), megapixels=0.02).result
+    before = weights(model)
+    output = node.execute([basis()], b_prime=candidates, analogy=[whole], **dict(zip(MODEL, given)))
+    assert unchanged(model, before)
+    assert hooks(model) == 0
+
+    merged = host.node("LoRWeBMixedLoRAApply").execute(model, mixture, method="merge").result[0]
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([merged])
+    height, width = 48, 80  # 0.02 megapixels for four cells in b's shape, in whole tokens: 62.7 and 83.6 pixels
+    b = torch.nn.functional.interpolate(
+        pictures["b"][0].movedim(-1, 1), (height, width), mode="bicubic", antialias=True
+    ).clamp(0, 1)
+    reference = merged.model.process_latent_in(vae.encode(b.tile(1, 1, 2, 2).movedim(1, -1)))
+    rows, columns = reference.shape[-2] // 2, reference.shape[-1] // 2
+    noise = torch.randn(
+        1, reference.shape[1], rows, columns, generator=module(host, "lorweb_core.training.seeds").generator(0)
+    )
+
+    def place(arguments: dict) -> dict:
+        """Move the target's tokens to the last cell; the host's come first among those of pictures."""
+        ids = arguments["img_ids"]
+        count = rows * columns // 4
+        ids[:, :count, 1] += rows // 2
+        ids[:, :count, 2] += columns // 2
+        return arguments
+
+    with torch.no_grad():
+        velocity = merged.model.diffusion_model(
+            noise,
+            torch.ones(1),
+            text,
+            pooled,
+            torch.tensor([2.5]),
+            ref_latents=[reference],
+            transformer_options={"patches": {"post_input": [place]}},
+        )
+    first = vae.decode(merged.model.process_latent_out(noise - velocity)).float().clamp(0, 1)
+    first = torch.nn.functional.interpolate(first.movedim(-1, 1), SIZE, mode="bicubic", antialias=True).clamp(0, 1)
+    middle = (sum(candidates) / len(candidates) + first.movedim(1, -1)) / 2
+    expected = [(x - middle).square().mean().item() for x in candidates]
+    told = json.loads(output.result[4])
+    assert [s["distance"] for s in told["scores"]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_part_of_what_the_model_needs_is_named(host, basis, clip_folder, mixture):
+    with pytest.raises(host.core.LoRWebError, match="has no model and no vae and no positive.*link all four, or none"):
+        host.node("LoRWeBAnalogyScore").execute([basis()], **analogy(), b_prime=results(), mixture=[mixture])
 
 
 def test_a_list_and_a_batch_are_the_same_and_the_hosts_tower_agrees(host, basis, clip_folder, clip_vision):

@@ -56,7 +56,7 @@ function unmark(node) {
   if (!widget) return;
   node.removeWidget(widget);
   delete node.strokeStyles[WIDGET];
-  node.setSize([node.size[0], Math.max(marked.get(node), node.computeSize()[1])]);
+  node.setSize([node.size[0], marked.get(node)]);
   node.setDirtyCanvas?.(true, true);
   marked.delete(node);
 }
