@@ -14,7 +14,7 @@ from lorweb_core.triplet import Triplet
 from small_world.world.drawn_analogies import Analogies, triplets
 from small_world.world.drawn_grids import Encode, draw_pairs, encode_grids, floats
 from small_world.world.edits import SINGLE, Edit, edit_scenes, scenes_for, split
-from small_world.world.scenes import FILTERS, render
+from small_world.world.scenes import FILTERS, Scenes, render
 
 LEAST_CHANGE = 1e-3
 """Least mean square that a change has in pixels for its share to be measured."""
@@ -70,11 +70,11 @@ class Made(NamedTuple):
 
 def ask(choice: Choice, seed: int, encode: Encode) -> Asked:
     """Draw an analogy of each edit, and the examples."""
-    random = torch.Generator().manual_seed(100 + seed)
+    random, again = (torch.Generator().manual_seed(start + seed) for start in (100, 300))
     edits, parts = choice.edits, range(len(choice.edits[0]))
     wanted = [edit[: choice.wanted] for edit in edits]
-    b, b_wanted, b_all = _drawn(edits, wanted, random)
-    a, a_wanted, a_all = _drawn(edits, wanted, random)
+    b, b_wanted, b_all = _drawn(edits, wanted, random, again)
+    a, a_wanted, a_all = _drawn(edits, wanted, random, again)
     tasks = torch.stack([b, b_wanted], 1)
     grids = encode_grids(encode, tasks[:, :1].expand_as(tasks), tasks)
     alone = draw_pairs(wanted, 1, random)
@@ -92,6 +92,12 @@ def ask(choice: Choice, seed: int, encode: Encode) -> Asked:
     )
 
 
+def _shows(scene: Scenes, edit: Edit) -> bool:
+    """Tell whether each part of an edit changes a scene: a circle without texture or face is tilted for nothing."""
+    before = render(scene)
+    return all((render(edit_scenes(scene, (name,))) - before).abs().max() > SHOWS for name in edit)
+
+
 def _showing(edits: list[Edit], random: torch.Generator, seed: int) -> Tensor:
     """Draw a pair of each edit, and another one in the place of one that shows no change: a circle that is tilted."""
     pairs, again = draw_pairs(edits, 1, random), torch.Generator().manual_seed(200 + seed)
@@ -101,9 +107,17 @@ def _showing(edits: list[Edit], random: torch.Generator, seed: int) -> Tensor:
     return pairs
 
 
-def _drawn(edits: list[Edit], wanted: list[Edit], random: torch.Generator) -> tuple[Tensor, ...]:
-    """Draw a scene of each edit: as it is, with the wanted parts, with all; (n, 3, SIDE, SIDE) each, uint8."""
+def _drawn(
+    edits: list[Edit], wanted: list[Edit], random: torch.Generator, again: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Draw a scene of each edit: as it is, with the wanted parts, with all; (n, 3, SIDE, SIDE) each, uint8.
+
+    again: what scenes in which a part shows nothing are drawn anew from.
+    """
     scenes = [scenes_for(edit, 1, random) for edit in edits]
+    for index, edit in enumerate(edits):
+        while not _shows(scenes[index], edit):
+            scenes[index] = scenes_for(edit, 1, again)
     drawn = (
         scenes,
         [edit_scenes(scene, parts) for scene, parts in zip(scenes, wanted, strict=True)],
