@@ -78,7 +78,8 @@ class ChooseEdit(CheckedNode):
                     min=0,
                     max=10_000,
                     tooltip="0: the encoder's mixtures. More: each is first fitted to its pair in so many steps, as "
-                    "Fit Mixture does (20 are a good number), which needs model, vae and positive.",
+                    "Fit Mixture does, which needs model, vae and positive. In the small world 20 steps helped with a "
+                    "mask, and made it worse with an unwanted pair.",
                 ),
                 io.Model.Input("model", optional=True, tooltip="To fit: FLUX.1 Kontext. It is not changed."),
                 io.Vae.Input("vae", optional=True, tooltip="To fit: FLUX.1's autoencoder."),
