@@ -348,7 +348,7 @@ STRIDE = 0.02
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_are_those_of_finite_differences(load_flux, loss_of, checkpointing):
     """Through the host's blocks, which write over tensors that gradients need, for b' alone at its place."""
-    inputs = parity.load_parity()
+    inputs = {**parity.load_parity()}
     latent = inputs["latent"]
     inputs["latent"] = latent[..., latent.shape[-2] // 4 * 2 :, latent.shape[-1] // 4 * 2 :]
     with loss_of(load_flux(), inputs, checkpointing) as (loss, table):
