@@ -24,7 +24,7 @@ class Analogy:
     """
 
     triplets: tuple[Triplet, ...]
-    """What is to be solved, one per b."""
+    """Analogies to solve, one per b."""
     fit: str = "stretch"
     """One of grid.FITS."""
     layout: str = "grid"

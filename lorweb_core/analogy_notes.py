@@ -1,4 +1,4 @@
-"""What looks wrong with an analogy's pictures, in sentences for the person who gave them."""
+"""Tell what looks wrong with an analogy's pictures, in sentences for the person who gave them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ways of an evaluation make b' with: diffusers' FLUX.1 Kontext, loaded once for all analogies."""
+"""Load what the ways of an evaluation make b' with, once for all analogies: diffusers' FLUX.1 Kontext."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its answers are read.
+"""Ask a judge about results, and read its answers.
 
 The words are this project's own: of the paper (arXiv 2602.15727 v2, appendix A.4) the measures are followed,
 preservation and accuracy from 1 to 10 and a preference between two results, and not its prompts.

@@ -1,4 +1,4 @@
-"""What an evaluation leaves on the disk, and goes on from: its settings, pictures, mixtures and measures."""
+"""Keep what an evaluation goes on from on the disk: its settings, pictures, mixtures and measures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Record(NamedTuple):
     """Hold what was measured or answered once."""
 
     kind: str
-    """Which of KINDS."""
+    """One of KINDS."""
     way: str
     item: str
     """Key of the item."""

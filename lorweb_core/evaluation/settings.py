@@ -75,7 +75,7 @@ class EvaluationSettings:
     megapixels: float = 1.0
     """Size of the grid in 1024² pixels."""
     fit: str = "stretch"
-    """What is done where shapes differ from a's."""
+    """Way of fitting pictures of another shape than a's, one of grid.FITS."""
     sampled: str | None = None
     """Part of the grid that is sampled; None as the basis was trained."""
     prompts: str = "captions"

@@ -45,7 +45,7 @@ class Pictures(NamedTuple):
     a_prime: Tensor
     b: Tensor
     b_prime: Tensor
-    """As it is in the data."""
+    """Picture b' of the data."""
 
     @property
     def triplet(self) -> Triplet:

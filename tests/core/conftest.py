@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import standins
+import torch
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
+
+from lorweb_core import VisionEncoder
 
 # The same examples every time, and nothing that depends on how fast a machine is.
 settings.register_profile(
@@ -41,3 +44,17 @@ def save(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return save
+
+
+@pytest.fixture
+def encoder() -> VisionEncoder:
+    """Make an image encoder of a few pixels' values, which counts the pictures of its passes in `passes`."""
+    passes = []
+
+    def tower(squares: torch.Tensor) -> torch.Tensor:
+        passes.append(len(squares))
+        return squares[:, :, :2, :2].flatten(1)[:, :4] * 3
+
+    encoder = VisionEncoder(tower, 8)
+    encoder.passes = passes
+    return encoder

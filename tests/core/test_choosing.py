@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from lorweb_core import LoRWebError, VisionEncoder, encode_query, load_basis
+from lorweb_core import LoRWebError, encode_query, load_basis
 from lorweb_core.analogy import Analogy
 from lorweb_core.choosing import choose_edit, choose_part, choose_part_of, route_apart, share_left, without
 from lorweb_core.config import BasisConfig
@@ -15,19 +15,6 @@ from lorweb_core.query import QUERY_MODES
 from lorweb_core.triplet import triplets
 
 SINGLE = [mode for mode, how in QUERY_MODES.items() if not how.states]
-
-
-@pytest.fixture
-def encoder():
-    passes = []
-
-    def tower(squares: torch.Tensor) -> torch.Tensor:
-        passes.append(len(squares))
-        return squares[:, :, :2, :2].flatten(1)[:, :4] * 3
-
-    encoder = VisionEncoder(tower, 8)
-    encoder.passes = passes
-    return encoder
 
 
 @pytest.fixture

@@ -3,23 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorweb_core import LoRWebError, VisionEncoder, encode_query, load_basis
+from lorweb_core import LoRWebError, encode_query, load_basis
 from lorweb_core.demonstrations import DEMONSTRATIONS, mix
 from lorweb_core.query import QUERY_MODES
 from lorweb_core.triplet import triplets
-
-
-@pytest.fixture
-def encoder():
-    passes = []
-
-    def tower(squares: torch.Tensor) -> torch.Tensor:
-        passes.append(len(squares))
-        return squares[:, :, :2, :2].flatten(1)[:, :4] * 3
-
-    encoder = VisionEncoder(tower, 8)
-    encoder.passes = passes
-    return encoder
 
 
 def images(n: int) -> torch.Tensor:
