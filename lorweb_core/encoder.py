@@ -59,6 +59,13 @@ ENCODERS = {
         token_width=96,
         source="small_world/models/small-world of the pack's repository",
     ),
+    "lorweb/small-world-families": EncoderSpec(
+        "clip",
+        image_size=64,
+        width=96,
+        token_width=128,
+        source="small_world/models/families/small-world-families of the pack's repository",
+    ),
 }
 
 

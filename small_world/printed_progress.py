@@ -12,11 +12,16 @@ class PrintedProgress:
     def __init__(self, what: str, count: int):
         self.what = what
         self.count = count
-        self.step = 0
+        self.step = self._first = 0
         self._began = time.monotonic()
 
     def __iter__(self) -> Iterator[int]:
-        for step in range(self.count):
+        return self.begin(0)
+
+    def begin(self, first: int) -> Iterator[int]:
+        """Count from `first` on; what is left is told from the steps since then."""
+        self._first, self._began = first, time.monotonic()
+        for step in range(first, self.count):
             self.step = step
             yield step
 
@@ -26,6 +31,6 @@ class PrintedProgress:
         if done % max(1, self.count // 20) and done != self.count:
             return
         taken = time.monotonic() - self._began
-        left = taken / done * (self.count - done)
+        left = taken / (done - self._first) * (self.count - done)
         described = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         print(f"{self.what}: {done} of {self.count}, {described}, {taken:.0f} s, {left:.0f} s left", flush=True)

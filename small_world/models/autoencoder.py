@@ -6,13 +6,16 @@ them a ReLU: what is trained is a third of it, and what is kept too (`taesd.full
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from small_world.models.one_cycle import OneCycle
+from small_world.models.one_cycle import Kept, OneCycle
 from small_world.models.taesd import DECODER_BLOCKS, ENCODER_BLOCKS, WIDTH
-from small_world.world.scenes import draw_scenes, render
+
+Draw = Callable[[int, torch.Generator], Tensor]
 
 CHANNELS = 16
 DOWNSCALE = 8
@@ -67,16 +70,20 @@ class TinyAutoencoder(nn.Module):
         return self.taesd_decoder(latents)
 
 
-def train(steps: int = 5000, batch: int = 8, seed: int = 0) -> TinyAutoencoder:
-    """Train it to reconstruct pictures from noisy latents, so that what a model paints nearly right still decodes."""
+def train(draw: Draw, kept: Kept, steps: int = 9000, batch: int = 8, seed: int = 0) -> TinyAutoencoder:
+    """Train it to reconstruct pictures from noisy latents, so that what a model paints nearly right still decodes.
+
+    draw: draws so many pictures, (n, 3, h, w) in 0–1.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = TinyAutoencoder().to(memory_format=torch.channels_last)
-    for _ in (loop := OneCycle("autoencoder", model.parameters(), steps, decay=0.0)):
-        pictures = render(draw_scenes(batch, generator, edited=0.5)).contiguous(memory_format=torch.channels_last)
-        latents = model.encode(pictures)
-        noise = 0.05 * torch.randn(latents.shape, generator=generator)
-        decoded = model.decode(latents + noise)
+    for _ in (loop := OneCycle("autoencoder", model, steps, generator, kept, decay=0.0)):
+        pictures = draw(batch, generator).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = model.encode(pictures).float()
+            noise = 0.05 * torch.randn(latents.shape, generator=generator)
+            decoded = model.decode(latents + noise).float()
         spread = latents.var((0, 2, 3)).sub(1).square().mean() + latents.mean((0, 2, 3)).square().mean()
         error = F.mse_loss(decoded, pictures)
         loop.step(error + 0.1 * F.l1_loss(decoded, pictures) + 0.01 * spread, mse=error.item())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorweb_core.encoder import ENCODERS, FAMILIES
+from lorweb_core.encoder import ENCODERS, FAMILIES, EncoderSpec
 from small_world.models.one_cycle import OneCycle
 from small_world.world.scenes import ATTRIBUTES, Scenes, draw_scenes, render
 
@@ -19,18 +19,18 @@ ID = "lorweb/small-world"
 SPEC = ENCODERS[ID]
 
 
-def untrained(seed: int = 0) -> CLIPVisionModelWithProjection:
-    """Make the tower with random weights."""
+def untrained(spec: EncoderSpec = SPEC, seed: int = 0) -> CLIPVisionModelWithProjection:
+    """Make a tower of a spec's size with random weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
     config = CLIPVisionConfig(
-        hidden_size=SPEC.token_width,
-        intermediate_size=2 * SPEC.token_width,
-        projection_dim=SPEC.width,
+        hidden_size=spec.token_width,
+        intermediate_size=2 * spec.token_width,
+        projection_dim=spec.width,
         num_hidden_layers=4,
         num_attention_heads=4,
-        image_size=SPEC.image_size,
+        image_size=spec.image_size,
         patch_size=8,
     )
     return CLIPVisionModelWithProjection(config)
@@ -43,7 +43,7 @@ def squares(pictures: Tensor) -> Tensor:
 
 def train(steps: int = 2000, batch: int = 128, seed: int = 0) -> CLIPVisionModelWithProjection:
     """Train the tower so that linear heads read a scene's attributes, and its object's place, from the embedding."""
-    model = untrained(seed)
+    model = untrained(seed=seed)
     width = SPEC.width
     heads = nn.ModuleDict({name: nn.Linear(width, values) for name, values in ATTRIBUTES.items()})
     place = nn.Linear(width, 3)

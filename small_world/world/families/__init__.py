@@ -1,0 +1,1 @@
+"""The world of families: richer scenes, and edits with parameters."""
