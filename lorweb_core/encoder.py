@@ -57,7 +57,7 @@ ENCODERS = {
         image_size=64,
         width=48,
         token_width=96,
-        source="small_world/models/small-world of the pack's repository",
+        source="small_world/models/plain/small-world of the pack's repository",
     ),
     "lorweb/small-world-families": EncoderSpec(
         "clip",

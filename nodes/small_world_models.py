@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from safetensors.torch import load_file
 
 from ..lorweb_core import load_basis
-from ..small_world.models import files
+from ..small_world.models.files import SHIPPED
 from ..small_world.models.taesd import full_taesd
 from .host import sockets
 from .host.checked_node import CheckedNode
@@ -47,14 +47,14 @@ class SmallWorldModels(CheckedNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        clip_vision = comfy.clip_vision.ClipVisionModel(str(files.ENCODER / "config.json"))
-        clip_vision.load_sd(load_file(files.ENCODER / "model.safetensors"))
+        clip_vision = comfy.clip_vision.ClipVisionModel(str(SHIPPED.encoder / "config.json"))
+        clip_vision.load_sd(load_file(SHIPPED.encoder / "model.safetensors"))
         return io.NodeOutput(
-            comfy.sd.load_diffusion_model(str(files.BASE)),
+            comfy.sd.load_diffusion_model(str(SHIPPED.base)),
             silent_prompt(),
-            comfy.sd.VAE(sd=full_taesd(load_file(files.AUTOENCODER))),
+            comfy.sd.VAE(sd=full_taesd(load_file(SHIPPED.autoencoder))),
             clip_vision,
-            load_basis(files.BASIS, files.BASIS.with_suffix(".yaml")),
+            load_basis(SHIPPED.basis, SHIPPED.basis.with_suffix(".yaml")),
         )
 
 

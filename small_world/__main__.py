@@ -1,16 +1,19 @@
-"""`python -m small_world COMMAND`: make the small world's models, each from its seed, and measure and show them."""
+"""`python -m small_world COMMAND`: make the small world's models, each from its seed, measure and show them."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from lorweb_core.errors import LoRWebError
 from small_world import study
-from small_world.models import autoencoder, flux, image_encoder, stored
+from small_world.models import shipped_basis, stored, trained
+from small_world.worlds import FAMILIES, PLAIN, WORLDS
 
 
 class Command(NamedTuple):
@@ -21,31 +24,23 @@ class Command(NamedTuple):
 
 
 def _autoencoder(arguments: argparse.Namespace) -> None:
-    stored.save(autoencoder.train(), stored.AUTOENCODER)
+    trained.train_autoencoder(arguments.world)
 
 
 def _encoder(arguments: argparse.Namespace) -> None:
-    image_encoder.train().half().save_pretrained(stored.ENCODER)
+    trained.train_encoder(arguments.world)
 
 
 def _base(arguments: argparse.Namespace) -> None:
-    lessons = flux.draw_lessons(stored.load_autoencoder().encode)
-    for cycle in range(arguments.cycle, len(flux.CYCLES)):
-        transformer = stored.load_transformer() if cycle else flux.untrained()
-        flux.train(transformer.requires_grad_(), lessons, cycle)
-        stored.save(transformer, stored.BASE)
+    trained.train_base(arguments.world, arguments.compile)
 
 
 def _basis(arguments: argparse.Namespace) -> None:
-    from small_world.models.shipped_basis import train
-
-    train()
+    trained.train_basis(arguments.world)
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from small_world.models.shipped_basis import measure
-
-    measure()
+    shipped_basis.measure(arguments.world)
 
 
 def _ways(arguments: argparse.Namespace) -> None:
@@ -57,7 +52,7 @@ def _ways(arguments: argparse.Namespace) -> None:
 def _pairs(arguments: argparse.Namespace) -> None:
     from small_world.world.pair_folders import write_pairs
 
-    write_pairs(Path(arguments.out))
+    write_pairs(arguments.world, Path(arguments.out))
 
 
 def _pictures(arguments: argparse.Namespace) -> None:
@@ -70,7 +65,8 @@ def _pipeline(arguments: argparse.Namespace) -> None:
     from small_world import install
     from small_world.models.diffusers_folder import write_pipeline
 
-    write_pipeline(arguments.out, stored.load_transformer(), install.taesd(), silent=True)
+    world = arguments.world
+    write_pipeline(arguments.out, stored.load_transformer(world), install.taesd(world), silent=True)
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -126,11 +122,11 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {
-    "autoencoder": Command("train the autoencoder", _autoencoder),
-    "encoder": Command("train the image encoder", _encoder),
-    "base": Command("teach the base model edits by words (needs the autoencoder)", _base),
-    "basis": Command("train the basis that is shipped (needs all three)", _basis),
-    "measure": Command("measure the base and the basis that are shipped", _measure),
+    "autoencoder": Command("train a world's autoencoder", _autoencoder),
+    "encoder": Command("train a world's image encoder", _encoder),
+    "base": Command("teach a world's base model edits by words (needs the autoencoder)", _base),
+    "basis": Command("train a world's basis (needs all three)", _basis),
+    "measure": Command("measure a world's base and basis", _measure),
     "ways": Command("measure what sampling b' alone and keeping the references cost in quality", _ways),
     "pairs": Command("write pairs of pictures, grouped by edit, for `python -m lorweb_core train`", _pairs),
     "pictures": Command("draw the pictures that the bundled workflows open with", _pictures),
@@ -146,6 +142,9 @@ COMMANDS = {
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
 }
 
+OF_A_WORLD = ("autoencoder", "encoder", "base", "basis", "measure", "pairs", "pipeline")
+"""Commands for either world; the others are of the plain one."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m small_world", description=__doc__)
@@ -153,11 +152,13 @@ def main() -> None:
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.help, description=command.help)
         added.add_argument("--threads", type=int, default=2, help="processor cores (default: %(default)s)")
+        if name in OF_A_WORLD:
+            added.add_argument("--world", choices=WORLDS, default=FAMILIES.name, help="(default: %(default)s)")
         if name == "base":
-            added.add_argument("--cycle", type=int, default=0, help="continue from the saved base, with this cycle")
+            added.add_argument("--compile", action="store_true", help="a third faster, where a C++ compiler is")
         if name == "ways":
             added.add_argument(
-                "basis", nargs="*", type=Path, default=[stored.BASIS], help="bases; the shipped one first"
+                "basis", nargs="*", type=Path, default=[PLAIN.basis], help="bases; the shipped one first"
             )
         if name == "pair-choice":
             added.add_argument("--picture", type=Path, metavar="FILE", help="draw one analogy with each pair instead")
@@ -168,7 +169,12 @@ def main() -> None:
             added.add_argument("out", metavar="FOLDER", help="the folder to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    COMMANDS[arguments.command].run(arguments)
+    if arguments.command in OF_A_WORLD:
+        arguments.world = WORLDS[arguments.world]
+    try:
+        COMMANDS[arguments.command].run(arguments)
+    except LoRWebError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from torch import Tensor
 from lorweb_core.choosing import choose_part
 from lorweb_core.triplet import Triplet
 from small_world.world.drawn_analogies import Analogies, triplets
-from small_world.world.drawn_grids import Encode, draw_pairs, encode_grids, floats
-from small_world.world.edits import SINGLE, Edit, edit_scenes, scenes_for, split
-from small_world.world.scenes import FILTERS, Scenes, render
+from small_world.world.drawn_grids import Encode, encode_grids, floats
+from small_world.world.plain.edits import SINGLE, Edit, draw_pairs, edit_scenes, scenes_for, split
+from small_world.world.plain.scenes import FILTERS, Scenes, render
+from small_world.worlds import PLAIN
 
 LEAST_CHANGE = 1e-3
 """Least mean square that a change has in pixels for its share to be measured."""
@@ -82,7 +83,7 @@ def ask(choice: Choice, seed: int, encode: Encode) -> Asked:
     whole = triplets(torch.stack([a, a_all], 1), tasks)
     masks = _masks(floats(a), floats(a_wanted))
     return Asked(
-        Analogies(list(wanted), torch.stack([a, a_all], 1), tasks, grids),
+        Analogies(PLAIN, list(wanted), torch.stack([a, a_all], 1), tasks, grids),
         floats(b_all),
         whole,
         triplets(alone, tasks),

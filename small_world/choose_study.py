@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorweb_core.basis import LoRABasis, load_basis
+from lorweb_core.basis import LoRABasis
 from lorweb_core.choosing import GAIN, joined, without
 from lorweb_core.demonstrations import mix
 from lorweb_core.errors import LoRWebError
@@ -31,10 +31,11 @@ from small_world.choices import Asked, Choice, judge
 from small_world.fit_study import SETTINGS, WorldEncoders
 from small_world.models import stored
 from small_world.models.other_basis import OTHER, other_basis
-from small_world.world import edits
+from small_world.world.benchmark import open_benchmark
 from small_world.world.drawn_analogies import sample
 from small_world.world.drawn_grids import floats
-from small_world.world.splits import open_benchmark
+from small_world.world.plain import edits
+from small_world.worlds import PLAIN
 
 RESULTS = study.RESULTS.with_name("small_world_choose.jsonl")
 SEEDS = (0, 1, 2)
@@ -165,13 +166,13 @@ QUESTIONS = {
     "one of three": Question(lambda: Choice(choices.triples()), (CEILING, AS_IT_IS, CHOSEN)),
     "two of three": Question(lambda: Choice(choices.triples(), 2), (CEILING, AS_IT_IS, CHOSEN)),
 }
-BASES = {"ca'-ca": lambda benchmark: load_basis(stored.BASIS), OTHER.mode: other_basis}
+BASES = {"ca'-ca": lambda benchmark: stored.load_basis(PLAIN), OTHER.mode: other_basis}
 
 
 def run(only: Iterable[str] = (), bases: Iterable[str] = ()) -> None:
     """Measure what is not in the results yet, and write the page's table anew after it."""
     done = {(row["basis"], row["question"], row["seed"], row["way"]) for row in study.read(RESULTS)}
-    benchmark, autoencoder = open_benchmark(), stored.load_autoencoder()
+    benchmark, autoencoder = open_benchmark(PLAIN), stored.load_autoencoder(PLAIN)
     for mode in bases or BASES:
         setting = Setting(BASES[mode](benchmark), benchmark, autoencoder)
         for name, seed in product(only or QUESTIONS, SEEDS):

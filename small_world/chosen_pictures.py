@@ -14,8 +14,9 @@ from small_world.choices import Asked, Choice
 from small_world.choose_study import AS_IT_IS, CHOSEN, MASKED, WAYS, Setting
 from small_world.models import stored
 from small_world.picture_table import picture_table
+from small_world.world.benchmark import open_benchmark
 from small_world.world.drawn_grids import floats
-from small_world.world.splits import open_benchmark
+from small_world.worlds import PLAIN
 
 FOLDER = study.RESULTS.parent
 
@@ -28,7 +29,7 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 def draw() -> None:
     """Write `chosen.png`, `chosen_by_mask.png`, `two_from_two.png` and `strengths.png` into the documents."""
-    benchmark, autoencoder = open_benchmark(), stored.load_autoencoder()
+    benchmark, autoencoder = open_benchmark(PLAIN), stored.load_autoencoder(PLAIN)
     setting = Setting(choose_study.BASES["ca'-ca"](benchmark), benchmark, autoencoder)
 
     def asked(edits: list, wanted: int) -> Asked:

@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorweb_core.basis import LoRABasis, load_basis
+from lorweb_core.basis import LoRABasis
 from lorweb_core.fitting.attached import AttachedBasis
 from lorweb_core.kept_references import Refresh
 from lorweb_core.query import encode_queries
 from lorweb_core.triplet import Triplet
 from small_world import study
 from small_world.models import stored
+from small_world.world.benchmark import Benchmark, open_benchmark
 from small_world.world.drawn_analogies import BATCH, STEPS, sample
-from small_world.world.drawn_grids import draw_pairs, floats
-from small_world.world.splits import SPLITS, Benchmark, open_benchmark
+from small_world.world.drawn_grids import floats
+from small_world.world.plain.edits import draw_pairs
+from small_world.worlds import PLAIN
 
 SEEDS = (0, 1, 2)
 """Seeds of the further pairs and of the noise."""
@@ -62,7 +64,7 @@ WAYS: dict[str, Callable[[LoRABasis, Tensor], Tensor]] = {
 
 def measure() -> None:
     """Print the error of b' for each way, mean over the seeds, as a table. The grid shows the first pair always."""
-    benchmark, basis = open_benchmark(), load_basis(stored.BASIS)
+    benchmark, basis = open_benchmark(PLAIN), stored.load_basis(PLAIN)
     attached = AttachedBasis(basis, benchmark.base)
     found: dict[tuple[str, str], list[float]] = {}
     for split in HELD_OUT:
@@ -90,12 +92,11 @@ def measure() -> None:
 def _of_pairs(split: str, seed: int, benchmark: Benchmark) -> Tensor:
     """Encode the queries of PAIRS pairs for each analogy, its own first, (n, PAIRS, k, E)."""
     analogies = benchmark.analogies(split, sampled="result")
-    each = SPLITS[split].each * (PAIRS - 1)
-    more = draw_pairs(SPLITS[split].edits, each, torch.Generator().manual_seed(100 + seed))
+    each = PLAIN.splits[split].each * (PAIRS - 1)
+    more = draw_pairs(PLAIN.splits[split].edits, each, torch.Generator().manual_seed(100 + seed))
     more = more.unflatten(0, (len(analogies.edits), PAIRS - 1))
     pairs = floats(torch.cat([analogies.examples[:, None], more], 1)).movedim(3, -1)
     asked = [Triplet([(a, a_prime)], a) for several in pairs for a, a_prime in several]
-    parts = [
-        encode_queries(benchmark.encoder, asked[i : i + BATCH], study.SHIPPED.mode) for i in range(0, len(asked), BATCH)
-    ]
+    mode = study.SHIPPED[PLAIN].mode
+    parts = [encode_queries(benchmark.encoder, asked[i : i + BATCH], mode) for i in range(0, len(asked), BATCH)]
     return torch.cat(parts).unflatten(0, (len(analogies.edits), PAIRS))

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
 from lorweb_core.fitting.attached import AttachedBasis
 from lorweb_core.fitting.examples import draw, encode_examples, joined, read_pairs
@@ -28,13 +27,15 @@ from lorweb_core.training.data.batch import Batch, Text
 from lorweb_core.training.objective import denoising_loss
 from lorweb_core.training.trainable_basis import TrainableBasis
 from small_world import study, study_report
-from small_world.models import image_encoder, stored
+from small_world.models import stored
 from small_world.models.autoencoder import TinyAutoencoder
-from small_world.models.flux import instruction
-from small_world.world import edits, splits
+from small_world.models.flux import TEXT_WIDTH, prompt
+from small_world.world.benchmark import open_benchmark
 from small_world.world.drawn_analogies import Analogies, draw_analogies, queries, sample
-from small_world.world.drawn_grids import draw_pairs, floats
-from small_world.world.scenes import SIDE
+from small_world.world.drawn_grids import floats
+from small_world.world.plain.edits import draw_pairs
+from small_world.world.plain.scenes import SIDE
+from small_world.worlds import PLAIN, Edit
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world_fit.jsonl"
 PAGE = RESULTS.with_name("fitting.md")
@@ -90,7 +91,7 @@ class WorldEncoders:
         return self._autoencoder.encode(images.movedim(-1, 1)).float()
 
     def encode_text(self, captions: Sequence[str]) -> Text:
-        return instruction([()] * len(captions))
+        return prompt(torch.zeros(len(captions), 1, TEXT_WIDTH))
 
 
 class Question(NamedTuple):
@@ -105,21 +106,21 @@ class FitStudy:
     """Hold what all measurements share."""
 
     def __init__(self) -> None:
-        self.benchmark = splits.open_benchmark()
-        autoencoder = stored.load_autoencoder()
+        self.benchmark = open_benchmark(PLAIN)
+        autoencoder = stored.load_autoencoder(PLAIN)
         self.encode, self.encoders = autoencoder.encode, WorldEncoders(autoencoder)
-        self.basis = load_basis(stored.BASIS)
+        self.basis = stored.load_basis(PLAIN)
         self.attached = AttachedBasis(self.basis, self.benchmark.base)
 
     def ask(self, split: str) -> Question:
         """Draw EACH analogies, spread over the edits of a split."""
         of, seed = _edits(split)
         chosen = [of[i * len(of) // EACH] for i in range(EACH)]
-        analogies = draw_analogies(chosen, 1, seed, self.encode)
+        analogies = draw_analogies(PLAIN, chosen, 1, seed, self.encode)
         more = draw_pairs(chosen, MOST_PAIRS - 1, torch.Generator().manual_seed(seed + 1)).unflatten(0, (EACH, -1))
         drawn = torch.cat([analogies.examples[:, None], more], 1)
         pairs = [[tuple(floats(pair).movedim(1, -1)) for pair in several] for several in drawn]
-        return Question(analogies, pairs, queries(analogies, study.SHIPPED.mode, self.benchmark.encoder))
+        return Question(analogies, pairs, queries(analogies, study.SHIPPED[PLAIN].mode, self.benchmark.encoder))
 
     def measure(self, way: Way, question: Question, seed: int) -> dict[str, float]:
         """Make every b' in a way: the mean error, and that of copying b."""
@@ -161,7 +162,7 @@ class FitStudy:
         """Have one LoRA on the base within, fitted to what mixtures are fitted to."""
         base = self.benchmark.base
         torch.manual_seed(settings.seed)
-        config = BasisConfig(linear=way.rank, loras_num=1, lora_keys_dim=1, external_query_model=image_encoder.ID)
+        config = BasisConfig(linear=way.rank, loras_num=1, lora_keys_dim=1, external_query_model=PLAIN.encoder_id)
         lora = TrainableBasis(base.shapes, config, 1)
         learned = [parameter for layer in lora.layers for parameter in (layer.down, layer.up)]
         optimizer = torch.optim.Adam(learned, lr=LORA_RATE)
@@ -181,11 +182,11 @@ class FitStudy:
                 handle.remove()
 
 
-def _edits(split: str) -> tuple[list[edits.Edit], int]:
+def _edits(split: str) -> tuple[list[Edit], int]:
     """List the edits of a split, and the seed that its pictures are drawn from."""
     if split != "placed":
-        return splits.SPLITS[split].edits, splits.SPLITS[split].seed
-    return [edit for edit in splits.SPLITS["seen"].edits if "sun" in edit], splits.SPLITS["seen"].seed
+        return PLAIN.splits[split].edits, PLAIN.splits[split].seed
+    return [edit for edit in PLAIN.splits["seen"].edits if "sun" in edit], PLAIN.splits["seen"].seed
 
 
 def run() -> None:

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lorweb_core.files.image_file import write_png
 from lorweb_core.files.safetensors_writer import write_all
+from lorweb_core.files.tensor_files import read_tensors
 from small_world.models import stored
 from small_world.models.taesd import full_taesd
-from small_world.world.drawn_grids import draw_pairs
-from small_world.world.edits import Edit
-from small_world.world.scenes import SIDE
+from small_world.world.plain.scenes import SIDE
+from small_world.worlds import SHIPPED, Edit, World, file_name
 
 MEGAPIXELS = (2 * SIDE) ** 2 / 1024**2
 """Size of a grid of scenes."""
@@ -37,21 +36,21 @@ def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
     """
     silent = {name: torch.zeros_like(t) if "final_layer_norm" in name else t for name, t in text_encoder.items()}
     files = {
-        "diffusion_models": _floats(stored.BASE),
-        "vae": taesd(),
+        "diffusion_models": stored.read(SHIPPED, SHIPPED.base, "base"),
+        "vae": taesd(SHIPPED),
         "text_encoders": silent,
-        "lorweb": load_file(stored.BASIS),
+        "lorweb": read_tensors(SHIPPED.basis),
     }
     for kind, weights in files.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
         write_all(folder / kind / NAMES[kind], weights, {"format": "pt"})
-    shutil.copy(stored.BASIS.with_suffix(".yaml"), (folder / "lorweb" / NAMES["lorweb"]).with_suffix(".yaml"))
-    shutil.copytree(stored.ENCODER, folder / "clip_vision" / stored.ENCODER.name)
+    shutil.copy(SHIPPED.basis.with_suffix(".yaml"), (folder / "lorweb" / NAMES["lorweb"]).with_suffix(".yaml"))
+    shutil.copytree(SHIPPED.encoder, folder / "clip_vision" / SHIPPED.encoder_name)
 
 
-def taesd() -> dict[str, Tensor]:
-    """Load every tensor of the autoencoder, under ComfyUI's names."""
-    return full_taesd(load_file(stored.AUTOENCODER))
+def taesd(world: World) -> dict[str, Tensor]:
+    """Load every tensor of a world's autoencoder, under ComfyUI's names."""
+    return full_taesd(stored.read(world, world.autoencoder, "autoencoder"))
 
 
 def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[str]:
@@ -61,13 +60,9 @@ def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[s
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
-    names = ["-".join(edit) for edit in chosen]
+    names = [file_name(edit) for edit in chosen]
     for name, edit in zip(names, chosen, strict=True):
-        pictures = draw_pairs([edit], 2, generator).flatten(0, 1).movedim(1, -1)
+        pictures = SHIPPED.draw_pairs([edit], 2, generator).flatten(0, 1).movedim(1, -1)
         for what, picture in zip(("a", "a_prime", "b", "truth"), pictures, strict=True):
             write_png(picture, folder / f"{name}-{what}.png")
     return names
-
-
-def _floats(path: Path) -> dict[str, Tensor]:
-    return {name: tensor.float() for name, tensor in load_file(path).items()}

@@ -9,16 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorweb_core.basis import load_basis
 from lorweb_core.demonstrations import mix
 from lorweb_core.fitting.attached import AttachedBasis
 from lorweb_core.mixture import Mixture
 from lorweb_core.space.blend import ORIGINS, blend
 from lorweb_core.space.edit import Edit, edit
 from small_world.models import stored
+from small_world.world.benchmark import open_benchmark
 from small_world.world.drawn_analogies import sample, triplets
-from small_world.world.drawn_grids import draw_pairs, floats
-from small_world.world.splits import open_benchmark
+from small_world.world.drawn_grids import floats
+from small_world.world.plain.edits import draw_pairs
+from small_world.worlds import PLAIN
 
 SEEDS = (0, 1, 2)
 """Seeds of the pairs that show one edit each, and of the noise."""
@@ -55,10 +56,10 @@ def measure() -> None:
     """Print what each mixture makes, as a table. No pair is in the grid, so that only the mixture says what to do."""
     ways = [BOTH, *SUMS, *(_strength(strength, origin) for origin in ORIGINS for strength in STRENGTHS)]
     found: dict[str, list[Made]] = {way: [] for way in ways}
-    benchmark = open_benchmark()
+    benchmark = open_benchmark(PLAIN)
     analogies = benchmark.analogies(SPLIT, show_pair=False)
     b, b_prime = floats(analogies.tasks).unbind(1)
-    basis = load_basis(stored.BASIS)
+    basis = stored.load_basis(PLAIN)
     attached = AttachedBasis(basis, benchmark.base)
     for seed in SEEDS:
         random = torch.Generator().manual_seed(seed)

@@ -10,17 +10,17 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from lorweb_core.basis import load_basis
 from lorweb_core.files.image_file import write_png
 from small_world import study
 from small_world.models import stored
 from small_world.origin_study import judge
 from small_world.picture_table import picture_table
+from small_world.world.benchmark import Benchmark, open_benchmark
 from small_world.world.drawn_analogies import Analogies, queries, solve
 from small_world.world.drawn_grids import encode_grids, floats
-from small_world.world.edits import SINGLE, Edit, edit_scenes, scenes_for
-from small_world.world.scenes import SEASONS, SIDE, Scenes, render
-from small_world.world.splits import SPLITS, Benchmark, open_benchmark
+from small_world.world.plain.edits import SINGLE, Edit, edit_scenes, scenes_for
+from small_world.world.plain.scenes import SEASONS, SIDE, Scenes, render
+from small_world.worlds import PLAIN
 
 SEEDS = (0, 1, 2)
 """Seeds of the scenes and of the noise."""
@@ -32,11 +32,11 @@ COPIED = "none: copying b"
 
 def measure() -> None:
     """Print the error of b', and how much of the wanted change is made, for each way to choose the pair."""
-    benchmark = open_benchmark()
+    benchmark = open_benchmark(PLAIN)
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in (*PAIRS, COPIED)}
     for seed in SEEDS:
-        b, b_prime = floats(tasks_of(SPLITS["seen"].edits, seed)).unbind(1)
-        for way, pictures in [*solve_all(benchmark, SPLITS["seen"].edits, seed), (COPIED, b)]:
+        b, b_prime = floats(tasks_of(PLAIN.splits["seen"].edits, seed)).unbind(1)
+        for way, pictures in [*solve_all(benchmark, PLAIN.splits["seen"].edits, seed), (COPIED, b)]:
             made = judge(pictures, b, b_prime)
             found[way].append((made.error, made.change))
             print(f"seed {seed}, {way}: {found[way][-1]}", flush=True)
@@ -50,22 +50,22 @@ def measure() -> None:
 def draw_page(path: Path, edit: Edit = ("winter", "square"), seed: int = 4) -> None:
     """Draw a row for each kind of pair: a, a' and b as they are, and b' as it comes out."""
     (b,), _ = floats(tasks_of([edit], seed)).unbind(1)
-    examples = draw([edit], seed)
-    rows = {way: [*floats(examples[way][0]), b, made] for way, (made,) in solve_all(open_benchmark(), [edit], seed)}
+    examples, solved = draw([edit], seed), solve_all(open_benchmark(PLAIN), [edit], seed)
+    rows = {way: [*floats(examples[way][0]), b, made] for way, (made,) in solved}
     write_png(picture_table(("a", "a'", "b", "b' as made"), rows), path)
 
 
 def solve_all(benchmark: Benchmark, edits: list[Edit], seed: int) -> Iterator[tuple[str, Tensor]]:
     """Solve an analogy of each edit with each kind of pair; yields the kind's name, and b', (n, 3, SIDE, SIDE)."""
-    variant = study.SHIPPED
-    autoencoder = stored.load_autoencoder()
+    variant = study.SHIPPED[PLAIN]
+    autoencoder = stored.load_autoencoder(PLAIN)
     tasks = tasks_of(edits, seed)
     basis = study.untrained(benchmark, variant)
-    basis.load(load_basis(stored.BASIS).layers)
+    basis.load(stored.load_basis(PLAIN).layers)
     handles = basis.attach(benchmark.base.model, benchmark.base.linears)
     try:
         for way, examples in draw(edits, seed).items():
-            analogies = Analogies(edits, examples, tasks, encode_grids(autoencoder.encode, examples, tasks))
+            analogies = Analogies(PLAIN, edits, examples, tasks, encode_grids(autoencoder.encode, examples, tasks))
             encoded = queries(analogies, variant.mode, benchmark.encoder)
             solved = solve(analogies, encoded, basis, benchmark.base, benchmark.encoder, seed=seed)
             yield way, solved.made

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lorweb_core.pictures.canvas import Canvas
-from small_world.world.scenes import SIDE
+from small_world.world.plain.scenes import SIDE
 
 SHOWN = 2 * SIDE
 """Side of a shown picture, in pixels."""

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorweb_core.basis import load_basis
 from lorweb_core.fitting.attached import AttachedBasis
 from lorweb_core.fitting.expectation import expect
 from lorweb_core.kept_references import Refresh
@@ -19,9 +18,10 @@ from small_world import study
 from small_world.fit_study import SETTINGS, WorldEncoders
 from small_world.models import stored
 from small_world.world import drawn_analogies
+from small_world.world.benchmark import Benchmark, open_benchmark
 from small_world.world.drawn_analogies import BATCH, STEPS, Analogies, queries, triplets
 from small_world.world.drawn_grids import floats
-from small_world.world.splits import EVALUATED, Benchmark, open_benchmark
+from small_world.worlds import PLAIN
 
 SEEDS = (0, 1, 2)
 """Seeds of the noise, each of NOISES noises."""
@@ -47,15 +47,15 @@ class ScoreStudy:
     """Hold what all measurements share."""
 
     def __init__(self) -> None:
-        self.benchmark: Benchmark = open_benchmark()
-        self.base, self.basis = self.benchmark.base, load_basis(stored.BASIS)
-        self.encoders = WorldEncoders(stored.load_autoencoder())
+        self.benchmark: Benchmark = open_benchmark(PLAIN)
+        self.base, self.basis = self.benchmark.base, stored.load_basis(PLAIN)
+        self.encoders = WorldEncoders(stored.load_autoencoder(PLAIN))
         self.attached = AttachedBasis(self.basis, self.base)
 
     def measure(self, split: str) -> Iterator[list[Results]]:
         """Solve a split's analogies with the noises of one seed after the other."""
         analogies = self.benchmark.analogies(split, sampled="result")
-        mixtures = self.basis.route(queries(analogies, study.SHIPPED.mode, self.benchmark.encoder))
+        mixtures = self.basis.route(queries(analogies, study.SHIPPED[PLAIN].mode, self.benchmark.encoder))
         expected = self._expected(analogies, mixtures)
         for seed in SEEDS:
             yield self._of_seed(analogies, mixtures, expected, seed)
@@ -109,13 +109,13 @@ def picked(results: Sequence[Results]) -> dict[str, float]:
 def measure() -> None:
     """Print, as a table, the error of what each way picks, mean over the seeds, and its share of the best's gain."""
     world = ScoreStudy()
-    found: dict[str, list[dict[str, float]]] = {split: [] for split in EVALUATED}
-    for split in EVALUATED:
+    found: dict[str, list[dict[str, float]]] = {split: [] for split in PLAIN.measured}
+    for split in PLAIN.measured:
         for seed, results in enumerate(world.measure(split)):
             found[split].append(picked(results))
             print(f"{split}, seed {seed}: {found[split][-1]}", flush=True)
-    print("| picked | " + " | ".join(f"{split}, error | gain" for split in EVALUATED) + " |")
-    print("| --- |" + " --- |" * 2 * len(EVALUATED))
+    print("| picked | " + " | ".join(f"{split}, error | gain" for split in PLAIN.measured) + " |")
+    print("| --- |" + " --- |" * 2 * len(PLAIN.measured))
     for way in next(iter(found.values()))[0]:
         cells = []
         for seeds in found.values():

@@ -14,23 +14,27 @@ from pathlib import Path
 
 import torch
 
-from lorweb_core.basis import load_basis
 from lorweb_core.config import BasisConfig
+from lorweb_core.encoder import ENCODERS
 from lorweb_core.kept_references import EACH_STEP, Refresh
 from lorweb_core.query import QUERY_MODES
 from lorweb_core.training.settings.config import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Step, Training
-from small_world.models import image_encoder, stored
+from small_world.models import stored
+from small_world.models.one_cycle import Kept
 from small_world.printed_progress import PrintedProgress
+from small_world.world.benchmark import Benchmark, open_benchmark
 from small_world.world.drawn_analogies import Analogies, AnalogySource, queries, solve
-from small_world.world.splits import EVALUATED, Benchmark, open_benchmark
+from small_world.worlds import FAMILIES, PLAIN, World
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world.jsonl"
 KEYS = 32
+EACH = 50
+"""Steps after which the state of a basis's training is kept."""
+
 SEEDS = (0, 1, 2)
 SETTINGS = TrainSettings(
-    batch_size=24,
     optimizer="adamw",
     lr=5e-3,
     lr_scheduler="onecycle",
@@ -46,6 +50,7 @@ class Variant:
     """Choose a basis of n LoRAs of a rank, its query mode and its training.
 
     show_pair: whether grids show the pair. sampled: the whole grid or b' alone, in training and in what is measured.
+    batch: analogies of a step.
     """
 
     n: int
@@ -54,22 +59,27 @@ class Variant:
     show_pair: bool = True
     steps: int = 300
     sampled: str = "grid"
+    batch: int = 24
 
-    @property
-    def config(self) -> BasisConfig:
-        """Make the config of such a basis."""
+    def config(self, world: World) -> BasisConfig:
+        """Make the config of such a basis of a world."""
         return BasisConfig(
             linear=self.rank,
             loras_num=self.n,
             lora_keys_dim=KEYS,
             query_mode=self.mode,
-            external_query_model=image_encoder.ID,
+            external_query_model=world.encoder_id,
             sampled=self.sampled,
         )
 
 
 LONG = 1200
-SHIPPED = Variant(16, 1, steps=LONG)
+SHIPPED = {
+    PLAIN: Variant(16, 1, steps=LONG),
+    FAMILIES: Variant(16, 1, steps=1600, sampled="result", batch=48),
+}
+"""World → the variant that is kept in `models/`."""
+
 VARIANTS = {
     "1 × 16": Variant(1, 16),
     "4 × 4": Variant(4, 4),
@@ -80,7 +90,7 @@ VARIANTS = {
     "16 × 1, no pair": Variant(16, 1, show_pair=False),
     "1 × 16, no pair": Variant(1, 16, show_pair=False),
     "1 × 16, long": Variant(1, 16, steps=LONG),
-    "16 × 1, long": SHIPPED,
+    "16 × 1, long": SHIPPED[PLAIN],
     "16 × 1, cat-aa'b, long": Variant(16, 1, "cat-aa'b", steps=LONG),
     "16 × 1, caa'b, long": Variant(16, 1, "caa'b", steps=LONG),
     "16 × 1, b' alone, long": Variant(16, 1, steps=LONG, sampled="result"),
@@ -89,38 +99,56 @@ VARIANTS = {
 
 def shipped(benchmark: Benchmark) -> TrainableBasis:
     """Attach the basis that is kept in `models/` to the world's base."""
-    basis = untrained(benchmark, SHIPPED)
-    basis.load(load_basis(stored.BASIS).layers)
+    basis = untrained(benchmark, SHIPPED[benchmark.world])
+    basis.load(stored.load_basis(benchmark.world).layers)
     basis.attach(benchmark.base.model, benchmark.base.linears)
     return basis
 
 
 def untrained(benchmark: Benchmark, variant: Variant) -> TrainableBasis:
     """Make a basis of a variant's shape, which changes nothing yet."""
-    return TrainableBasis(benchmark.base.shapes, variant.config, QUERY_MODES[variant.mode].width(image_encoder.SPEC))
+    width = QUERY_MODES[variant.mode].width(ENCODERS[benchmark.world.encoder_id])
+    return TrainableBasis(benchmark.base.shapes, variant.config(benchmark.world), width)
 
 
-def train(basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int) -> Training:
-    """Train a basis; its hooks stay on the base, and `Training.detach` takes them off."""
+def train(
+    basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int, kept: Kept | None = None
+) -> Training:
+    """Train a basis, or go on with what is kept; its hooks stay on the base, and `Training.detach` takes them off.
+
+    Raises LoRWebError if what is kept is a training with other settings.
+    """
     training = prepare(basis, benchmark, variant, seed)
-    training.run(printed(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", variant.steps))
+    if kept and (state := kept.read()):
+        training.restore(state)
+    show = printed(f"{variant.n} × {variant.rank}, {variant.mode}, seed {seed}", variant.steps, training.done)
+
+    def after(step: Step) -> None:
+        show(step)
+        if kept and step.number % EACH == 0 and step.number < variant.steps:
+            kept.write(training.state())
+
+    training.run(after)
+    if kept:
+        kept.remove()
     return training
 
 
 def prepare(basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int) -> Training:
     """Make the training of a basis, at its first step, with its hooks on the base."""
-    settings = replace(SETTINGS, steps=variant.steps, sampled=variant.sampled)
+    settings = replace(SETTINGS, batch_size=variant.batch, steps=variant.steps, sampled=variant.sampled)
     analogies = benchmark.analogies("trained", variant.show_pair, variant.sampled)
     source = AnalogySource(analogies, queries(analogies, variant.mode, benchmark.encoder), settings.batch_size, seed)
     return Training(basis, benchmark.base, source, settings)
 
 
-def printed(what: str, steps: int) -> Callable[[Step], None]:
-    """Print a training's steps as they are done."""
+def printed(what: str, steps: int, done: int = 0) -> Callable[[Step], None]:
+    """Print a training's steps as they are done. done: those that were done before."""
     progress = PrintedProgress(what, steps)
+    numbers = progress.begin(done)
 
     def show(step: Step) -> None:
-        progress.step = step.number - 1
+        next(numbers)
         progress.show(loss=step.loss)
 
     return show
@@ -140,8 +168,9 @@ def measure(benchmark: Benchmark, variant: Variant, seed: int) -> dict:
 
 
 def evaluate_splits(benchmark: Benchmark, variant: Variant, basis: TrainableBasis) -> dict[str, dict[str, float]]:
-    """Evaluate a basis on each of EVALUATED."""
-    analogies = {name: benchmark.analogies(name, variant.show_pair, variant.sampled) for name in EVALUATED}
+    """Evaluate a basis on each split that is for measuring."""
+    splits = benchmark.world.measured
+    analogies = {name: benchmark.analogies(name, variant.show_pair, variant.sampled) for name in splits}
     return {name: evaluate(benchmark, variant, basis, drawn) for name, drawn in analogies.items()}
 
 
@@ -166,7 +195,7 @@ def run(only: Iterable[str] = (), worker: int = 0, workers: int = 1, results: Pa
     # The short ones first.
     jobs = sorted(product(only or VARIANTS, SEEDS), key=lambda job: (VARIANTS[job[0]].steps, job[1]))
     mine = [job for job in jobs[worker::workers] if job not in done]
-    benchmark = open_benchmark()
+    benchmark = open_benchmark(PLAIN)
     for name, seed in mine:
         row = {"variant": name, **measure(benchmark, VARIANTS[name], seed)}
         with results.open("a", encoding="utf-8") as file:

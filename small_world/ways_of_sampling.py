@@ -10,8 +10,8 @@ from typing import NamedTuple
 from lorweb_core.basis import load_basis
 from lorweb_core.kept_references import EACH_STEP, Refresh
 from small_world import study
-from small_world.models import stored
-from small_world.world.splits import Benchmark, open_benchmark
+from small_world.world.benchmark import Benchmark, open_benchmark
+from small_world.worlds import PLAIN
 
 SEEDS = (1000, 2000, 3000)
 """Seeds of the noise; one for each of a batch's first analogies is added."""
@@ -37,9 +37,9 @@ WAYS = {
 }
 
 
-def measure(bases: Sequence[Path] = (stored.BASIS,)) -> None:
+def measure(bases: Sequence[Path] = (PLAIN.basis,)) -> None:
     """Print, as a table, the error of b' in each way, and its mean ratio to the first basis's as published."""
-    benchmark = open_benchmark()
+    benchmark = open_benchmark(PLAIN)
     print("| basis | way | " + " | ".join(f"{split}, error | ratio" for split in SPLITS) + " |")
     print("| --- | --- |" + " --- |" * 2 * len(SPLITS))
     published: dict[str, list[float]] = {}
@@ -56,7 +56,7 @@ def measure(bases: Sequence[Path] = (stored.BASIS,)) -> None:
 
 def _errors(benchmark: Benchmark, basis: Path, way: Way, split: str) -> list[float]:
     """Measure the mean error of b' for each seed."""
-    variant = replace(study.SHIPPED, sampled=way.sampled)
+    variant = replace(study.SHIPPED[PLAIN], sampled=way.sampled)
     analogies = benchmark.analogies(split, variant.show_pair, variant.sampled)
     trained = study.untrained(benchmark, variant)
     trained.load(load_basis(basis).layers)

@@ -10,8 +10,8 @@ from environment import ROOT
 from PIL import Image, ImageDraw, ImageFont
 
 from lorweb_core.files.image_file import as_image
-from small_world.world.edits import edit_scenes
-from small_world.world.scenes import COLOURS, SEASONS, SHAPES, Scenes, render
+from small_world.world.plain.edits import edit_scenes
+from small_world.world.plain.scenes import COLOURS, SEASONS, SHAPES, Scenes, render
 
 EDIT = ("orange", "face")
 ICON, BANNER = 400, (1680, 720)

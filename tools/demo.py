@@ -68,11 +68,12 @@ def in_diffusers() -> None:
     from small_world import install
     from small_world.models import flux, stored
     from small_world.models.diffusers_folder import write_pipeline
+    from small_world.worlds import SHIPPED
 
     diffusers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         pictures, pipeline = Path(folder), Path(folder, "kontext")
-        write_pipeline(pipeline, stored.load_transformer(), install.taesd(), silent=True)
+        write_pipeline(pipeline, stored.load_transformer(SHIPPED), install.taesd(SHIPPED), silent=True)
         names, results = save_pictures(pictures), []
         for name in names:
             print(f"  {name.replace('-', ' and ')}", flush=True)
@@ -82,9 +83,9 @@ def in_diffusers() -> None:
                 a_prime,
                 b,
                 "",
-                stored.BASIS,
+                SHIPPED.basis,
                 pipeline,
-                encoder=stored.ENCODER,
+                encoder=SHIPPED.encoder,
                 steps=STEPS,
                 megapixels=install.MEGAPIXELS,
                 text_tokens=flux.TEXT_TOKENS,
@@ -97,9 +98,9 @@ def in_diffusers() -> None:
 def save_pictures(folder: Path) -> list[str]:
     """Save triplets of edits that no training of the basis has seen; returns their names."""
     from small_world import install
-    from small_world.world import edits
+    from small_world.worlds import SHIPPED
 
-    _, new_pairs, _ = edits.split()
+    new_pairs = SHIPPED.splits["new_pairs"].edits
     return install.save_triplets(folder, new_pairs[:: len(new_pairs) // ANALOGIES][:ANALOGIES])
 
 

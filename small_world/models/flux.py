@@ -73,7 +73,7 @@ def prompt(words: Tensor) -> Text:
 
 
 def encode_lessons(encode: Encode, pairs: Tensor, words: Tensor, generator: torch.Generator) -> Lessons:
-    """Encode pairs (b, b') as `draw_pairs` gives them, each with another one in its grid.
+    """Encode pairs (b, b') as a world draws them, each with another one in its grid.
 
     The pair in the grid shows some other edit: to follow it is for a basis to learn.
     """

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorweb_core.encoder import ENCODERS, FAMILIES, EncoderSpec
-from small_world.models.one_cycle import OneCycle
-from small_world.world.scenes import ATTRIBUTES, Scenes, draw_scenes, render
+from small_world.models.one_cycle import Kept, OneCycle
+from small_world.world.plain.scenes import ATTRIBUTES, Scenes, draw_scenes, render
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
@@ -41,15 +41,15 @@ def squares(pictures: Tensor) -> Tensor:
     return FAMILIES[SPEC.family].normalize(pictures)
 
 
-def train(steps: int = 2000, batch: int = 128, seed: int = 0) -> CLIPVisionModelWithProjection:
+def train(kept: Kept, seed: int = 0, steps: int = 2000, batch: int = 128) -> CLIPVisionModelWithProjection:
     """Train the tower so that linear heads read a scene's attributes, and its object's place, from the embedding."""
     model = untrained(seed=seed)
     width = SPEC.width
     heads = nn.ModuleDict({name: nn.Linear(width, values) for name, values in ATTRIBUTES.items()})
     place = nn.Linear(width, 3)
     generator = torch.Generator().manual_seed(seed)
-    parameters = [*model.parameters(), *heads.parameters(), *place.parameters()]
-    loop = OneCycle("encoder", parameters, steps, rise=0.1, betas=(0.9, 0.999))
+    trained = nn.ModuleList([model, heads, place])
+    loop = OneCycle("encoder", trained, steps, generator, kept, rise=0.1, betas=(0.9, 0.999))
     for _ in loop:
         scenes = draw_scenes(batch, generator, edited=0.5)
         pictures = squares(render(scenes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lorweb_core.errors import LoRWebError, shown
 from lorweb_core.training.run_state import read_state, write_state
 from small_world.printed_progress import PrintedProgress
+
+CACHE = Path(__file__).parent.parent.parent / ".cache" / "small_world"
+"""The folder of trainings that go on and of what studies train, which git ignores."""
 
 _EACH = 250
 """Steps after which a training's state is written: where it goes on when it is interrupted."""
@@ -23,6 +26,27 @@ class Kept(NamedTuple):
     path: Path
     settings: str
     """All that its numbers depend on; a state of other settings is not gone on from."""
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Keep a state in the place of the last one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_state(self.path, self.settings, state)
+
+    def read(self) -> dict[str, Any] | None:
+        """Read what is kept, None if nothing is. Raises LoRWebError if it is of other settings, or damaged."""
+        if not self.path.exists():
+            return None
+        settings, state = read_state(self.path)
+        if settings != self.settings:
+            raise LoRWebError(
+                f"{shown(self.path)} is a training that was interrupted with other settings ({shown(settings)}, now "
+                f"{shown(self.settings)}). Delete it to start over, or go on with its settings."
+            )
+        return state
+
+    def remove(self) -> None:
+        """Remove what is kept, of a training that is done."""
+        self.path.unlink(missing_ok=True)
 
 
 class OneCycle:
@@ -50,17 +74,17 @@ class OneCycle:
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, rate, steps, pct_start=rise)
         self._progress = PrintedProgress(what, steps)
         self._done = 0
-        if kept and kept.path.exists():
-            self._restore(kept)
+        if kept and (state := kept.read()):
+            self._restore(state)
 
     def __iter__(self) -> Iterator[int]:
         for step in self._progress.begin(self._done):
             yield step
             self._done = step + 1
             if self.kept and self._done % _EACH == 0 and self._done < self._progress.count:
-                write_state(self.kept.path, self.kept.settings, self._state())
+                self.kept.write(self._state())
         if self.kept:
-            self.kept.path.unlink(missing_ok=True)
+            self.kept.remove()
 
     def step(self, loss: Tensor, **shown: float) -> None:
         """Make a step down the loss; shown: values to print beside it."""
@@ -81,13 +105,7 @@ class OneCycle:
             "generator": self.generator.get_state(),
         }
 
-    def _restore(self, kept: Kept) -> None:
-        settings, state = read_state(kept.path)
-        if settings != kept.settings:
-            raise LoRWebError(
-                f"{shown(kept.path)} is a training that was interrupted with other settings ({shown(settings)}, now "
-                f"{shown(kept.settings)}). Delete it to start over, or go on with its settings."
-            )
+    def _restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["basis"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])

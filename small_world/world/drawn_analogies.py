@@ -18,9 +18,9 @@ from lorweb_core.training.data.batch import Batch
 from lorweb_core.training.seeds import generator
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.triplet import Triplet
-from small_world.models.flux import instruction
-from small_world.world.drawn_grids import Encode, Grids, draw_pairs, encode_grids, floats
-from small_world.world.edits import Edit
+from small_world.models.flux import TEXT_WIDTH, prompt
+from small_world.world.drawn_grids import Encode, Grids, encode_grids, floats
+from small_world.worlds import Edit, World
 
 STEPS = 8
 """Euler steps of a sample."""
@@ -32,9 +32,10 @@ BATCH = 64
 class Analogies(NamedTuple):
     """Hold n analogies, as many of each edit as of any other."""
 
+    world: World
     edits: list[Edit]
     examples: Tensor
-    """Pairs (a, a') as `draw_pairs` gives them."""
+    """Pairs (a, a') as the world draws them."""
     tasks: Tensor
     """Pairs (b, b') likewise."""
     grids: Grids
@@ -46,23 +47,29 @@ class Analogies(NamedTuple):
         target, reference = (latents[which].float() for latents in self.grids)
         edits = [self.edits[index] for index in which]
         names = tuple(f"{' and '.join(edit)}, analogy {index}" for edit, index in zip(edits, which, strict=True))
-        text = instruction(edits if self.by_words else [()] * len(edits))
-        return Batch(target, reference, queries[which], text, names)
+        words = self.world.words_for(edits) if self.by_words else torch.zeros(len(edits), 1, TEXT_WIDTH)
+        return Batch(target, reference, queries[which], prompt(words), names)
 
 
 def draw_analogies(
-    edits: Sequence[Edit], each: int, seed: int, encode: Encode, show_pair: bool = True, sampled: str = "grid"
+    world: World,
+    edits: Sequence[Edit],
+    each: int,
+    seed: int,
+    encode: Encode,
+    show_pair: bool = True,
+    sampled: str = "grid",
 ) -> Analogies:
     """Draw `each` analogies of every edit.
 
     show_pair: whether the grid has the pair in it, or b in its place; the query is of the pair all the same.
     sampled: what is to be sampled, the whole grid or b' alone.
     """
-    pairs = draw_pairs(edits, 2 * each, torch.Generator().manual_seed(seed))
+    pairs = world.draw_pairs(edits, 2 * each, torch.Generator().manual_seed(seed))
     examples, tasks = pairs[::2], pairs[1::2]
     in_grid = examples if show_pair else tasks[:, :1].expand_as(tasks)
     grids = encode_grids(encode, in_grid, tasks, sampled)
-    return Analogies([edit for edit in edits for _ in range(each)], examples, tasks, grids)
+    return Analogies(world, [edit for edit in edits for _ in range(each)], examples, tasks, grids)
 
 
 def queries(analogies: Analogies, mode: str, encoder: VisionEncoder) -> Tensor:
@@ -74,7 +81,7 @@ def queries(analogies: Analogies, mode: str, encoder: VisionEncoder) -> Tensor:
 
 
 def triplets(examples: Tensor, tasks: Tensor) -> list[Triplet]:
-    """Take n pairs (a, a') and the b of n pairs (b, b'), both as `draw_pairs` gives them, as the encoder takes them."""
+    """Take n pairs (a, a') and the b of n pairs (b, b'), both as a world draws them, as the encoder takes them."""
     pairs, others = (floats(pictures).movedim(2, -1) for pictures in (examples, tasks))
     return [Triplet([(a, a_prime)], b) for (a, a_prime), (b, _) in zip(pairs, others, strict=True)]
 

@@ -1,15 +1,12 @@
-"""Pairs of pictures before and after an edit, and grids of them as the base meets them: encoded whole."""
+"""Grids of pairs of pictures before and after an edit, as the base meets them: encoded whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from small_world.world.edits import Edit, edit_scenes, scenes_for
-from small_world.world.scenes import render
 
 Encode = Callable[[Tensor], Tensor]
 """Pictures or grids (n, 3, h, w) in 0–1 → latents (n, 16, h/8, w/8)."""
@@ -27,19 +24,11 @@ class Grids(NamedTuple):
     """Latents of [a a'; b b]."""
 
 
-def draw_pairs(edits: Sequence[Edit], each: int, random: torch.Generator) -> Tensor:
-    """Draw `each` pairs of every edit, one edit after the other: (n, 2, 3, SIDE, SIDE), uint8 as in a file."""
-    pairs = []
-    for edit in edits:
-        before = scenes_for(edit, each, random)
-        pairs.append(torch.stack([render(before), render(edit_scenes(before, edit))], 1).mul(255).round().byte())
-    return torch.cat(pairs)
-
-
 @torch.no_grad()
 def encode_grids(encode: Encode, examples: Tensor, tasks: Tensor, sampled: str = "grid") -> Grids:
-    """Encode the grids of n analogies, whose (a, a') and (b, b') are as `draw_pairs` gives them.
+    """Encode the grids of n analogies, whose (a, a') and (b, b') are as a world draws them.
 
+    Those are (n, 2, 3, SIDE, SIDE), uint8.
     They are not put together from the latents of four pictures: in a grid the autoencoder sees over the seams.
     sampled: "result" for b' alone as the target, cut out of the grid's latents.
     """

@@ -33,11 +33,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     from comfy_server import ComfyServer
 
     from small_world import install
-    from small_world.world import edits
+    from small_world.worlds import SHIPPED
 
     base = tmp_path_factory.mktemp("server")
     install.comfy_models(base / "models", standins.text_encoder())
-    install.save_triplets(base / "input", edits.split()[1][:3])
+    install.save_triplets(base / "input", SHIPPED.splits["new_pairs"].edits[:3])
     frontend = os.environ.get("LORWEB_FRONTEND")
     further = ["--front-end-root", frontend] if frontend else []
     with ComfyServer(Path(os.environ["COMFYUI_PATH"]), sys.executable, base, *further) as server:
@@ -61,9 +61,9 @@ def browser() -> Iterator:
 def workflow() -> Callable[[str], dict]:
     """Read the API form of a workflow of the last release, with the small world's models and pictures in it."""
     from small_world import install
-    from small_world.world import edits
+    from small_world.worlds import SHIPPED, file_name
 
-    name = "-".join(edits.split()[1][0])
+    name = file_name(SHIPPED.splits["new_pairs"].edits[0])
     files = {image: f"{name}-{image}.png" for image in ("a", "a_prime", "b")}
 
     def workflow(stem: str) -> dict:

@@ -4,19 +4,21 @@ import pytest
 import torch
 
 from lorweb_core.training.run_state import read_state
-from small_world import choices, study_report
+from small_world import choices, study, study_report
 from small_world.choices import Asked, Choice, ask, judge
 from small_world.choose_study import AS_IT_IS, CEILING, table
 from small_world.models import other_basis, stored
+from small_world.models.one_cycle import Kept
 from small_world.study import Variant
-from small_world.world import edits
+from small_world.world.benchmark import open_benchmark
 from small_world.world.drawn_grids import floats
-from small_world.world.splits import open_benchmark
+from small_world.world.plain import edits
+from small_world.worlds import PLAIN
 
 
 @pytest.fixture(scope="module")
 def asked() -> Asked:
-    return ask(Choice([("sun", "orange"), ("autumn", "stripes")]), 0, stored.load_autoencoder().encode)
+    return ask(Choice([("sun", "orange"), ("autumn", "stripes")]), 0, stored.load_autoencoder(PLAIN).encode)
 
 
 def test_all_that_is_made_is_judged_as_wanted_and_unwanted_change(asked):
@@ -34,7 +36,7 @@ def test_a_blend_is_judged_by_its_weights(asked):
 
 
 def test_of_wanted_changes_alone_nothing_unwanted_is_made():
-    both = ask(Choice([("sun", "orange")], wanted=2), 0, stored.load_autoencoder().encode)
+    both = ask(Choice([("sun", "orange")], wanted=2), 0, stored.load_autoencoder(PLAIN).encode)
     b, wanted = floats(both.analogies.tasks).unbind(1)
     assert judge(b + 0.75 * (wanted - b), both)[1:] == pytest.approx((0.75, 0, 1), abs=1e-5)
 
@@ -81,26 +83,26 @@ def test_a_page_has_tables_of_several_names(tmp_path):
 
 def test_a_training_that_was_interrupted_comes_to_the_same_basis(tmp_path, monkeypatch):
     monkeypatch.setattr(other_basis, "OTHER", Variant(2, 1, "cat-aa'b", steps=2))
-    monkeypatch.setattr(other_basis, "_EACH", 1)
-    benchmark = open_benchmark()
+    monkeypatch.setattr(study, "EACH", 1)
+    benchmark = open_benchmark(PLAIN)
     few = benchmark.analogies("new_edits")
     benchmark = benchmark._replace(analogies=lambda *_: few)
     monkeypatch.setattr(other_basis, "CACHE", tmp_path / "whole")
     whole = other_basis.other_basis(benchmark)
 
-    def interrupted(path, config, state):
-        write(path, config, state)
+    def interrupted(kept, state):
+        write(kept, state)
         raise KeyboardInterrupt
 
-    write = other_basis.write_state
+    write = Kept.write
     monkeypatch.setattr(other_basis, "CACHE", tmp_path / "parts")
-    monkeypatch.setattr(other_basis, "write_state", interrupted)
+    monkeypatch.setattr(Kept, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         other_basis.other_basis(benchmark)
     (kept,) = (tmp_path / "parts").iterdir()
     assert read_state(kept).state["done"] == 1
-    monkeypatch.setattr(other_basis, "write_state", write)
-    resumed = other_basis.other_basis(open_benchmark()._replace(analogies=lambda *_: few))
+    monkeypatch.setattr(Kept, "write", write)
+    resumed = other_basis.other_basis(open_benchmark(PLAIN)._replace(analogies=lambda *_: few))
     for name, layer in whole.layers.items():
         assert torch.equal(layer.A, resumed.layers[name].A)
         assert torch.equal(layer.B, resumed.layers[name].B)

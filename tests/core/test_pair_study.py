@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from small_world.pair_study import GOOD, PAIRS, draw, tasks_of
-from small_world.world.scenes import SIDE
+from small_world.world.plain.scenes import SIDE
 
 EDITS = [("orange", "face"), ("winter",), ("gray",)]
 

@@ -6,10 +6,13 @@ import torch
 from lorweb_core.score import Score
 from small_world import demonstrations_study, fit_study, install, origin_study, score_study, study, study_report
 from small_world.models import stored
-from small_world.world import edits, splits
+from small_world.world.benchmark import open_benchmark
 from small_world.world.drawn_analogies import draw_analogies
-from small_world.world.drawn_grids import draw_pairs, encode_grids, quarter
-from small_world.world.scenes import SIDE, draw_scenes, render
+from small_world.world.drawn_grids import encode_grids, quarter
+from small_world.world.plain import edits
+from small_world.world.plain.edits import draw_pairs
+from small_world.world.plain.scenes import SIDE, draw_scenes, render
+from small_world.worlds import PLAIN, SHIPPED
 
 SHIPPED_BYTES = 12e6
 
@@ -20,7 +23,7 @@ def generator(seed: int = 3) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    return stored.load_autoencoder()
+    return stored.load_autoencoder(PLAIN)
 
 
 def test_scenes_come_from_their_seed():
@@ -61,7 +64,7 @@ def test_a_picture_is_judged_by_what_was_wanted_of_it():
 
 
 def test_the_files_that_ship_are_small():
-    assert sum(path.stat().st_size for path in stored.FOLDER.rglob("*") if path.is_file()) < SHIPPED_BYTES
+    assert sum(path.stat().st_size for path in SHIPPED.folder.rglob("*") if path.is_file()) < SHIPPED_BYTES
 
 
 def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
@@ -70,7 +73,7 @@ def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
     from small_world.models.diffusers_folder import _diffusers_taesd
 
     theirs = AutoencoderTiny(latent_channels=16)
-    theirs.load_state_dict(_diffusers_taesd(install.taesd()))
+    theirs.load_state_dict(_diffusers_taesd(install.taesd(PLAIN)))
     pictures = render(draw_scenes(4, generator(), edited=0.5))
     with torch.no_grad():
         latents = theirs.encode(pictures * 2 - 1).latents
@@ -82,19 +85,18 @@ def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
 
 def test_the_shipped_basis_makes_pairs_of_edits_that_it_has_never_seen(autoencoder):
     _, new_pairs, _ = edits.split()
-    analogies = draw_analogies(new_pairs[::2], 1, 5, autoencoder.encode)
-    benchmark = splits.open_benchmark()
-    solved = study.evaluate(benchmark, study.SHIPPED, study.shipped(benchmark), analogies)
+    analogies = draw_analogies(PLAIN, new_pairs[::2], 1, 5, autoencoder.encode)
+    benchmark = open_benchmark(PLAIN)
+    solved = study.evaluate(benchmark, study.SHIPPED[PLAIN], study.shipped(benchmark), analogies)
     assert solved["error"] < 0.5 * solved["copying"]
     assert solved["follows"] > 0.3
 
 
 def test_what_is_solved_is_never_what_was_trained_on():
-    seeds = [split.seed for split in splits.SPLITS.values()]
+    seeds = [split.seed for split in PLAIN.splits.values()]
     assert len(set(seeds)) == len(seeds)
     trained, seen = (
-        draw_pairs(splits.SPLITS[name].edits[:3], 4, generator(splits.SPLITS[name].seed))
-        for name in ("trained", "seen")
+        draw_pairs(PLAIN.splits[name].edits[:3], 4, generator(PLAIN.splits[name].seed)) for name in ("trained", "seen")
     )
     assert not any(torch.equal(one, other) for one in trained for other in seen)
 
@@ -117,7 +119,7 @@ def test_the_pipeline_is_told_nothing_whatever_the_prompt(tmp_path):
 
     from small_world.models.diffusers_folder import write_pipeline
 
-    write_pipeline(tmp_path, stored.load_transformer(), install.taesd(), silent=True)
+    write_pipeline(tmp_path, stored.load_transformer(PLAIN), install.taesd(PLAIN), silent=True)
     pipeline = FluxKontextPipeline.from_pretrained(tmp_path)
     tokens, pooled, _ = pipeline.encode_prompt("make it red", None, max_sequence_length=77)
     assert tokens.shape == (1, 77, 768)

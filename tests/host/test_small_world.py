@@ -28,11 +28,10 @@ def test_the_bundled_workflow_makes_new_pairs_of_edits(comfyui, tmp_path):
     from comfy_server import ComfyServer
 
     from small_world import install
-    from small_world.world import edits
+    from small_world.worlds import SHIPPED
 
     install.comfy_models(tmp_path / "models", standins.text_encoder())
-    _, new_pairs, _ = edits.split()
-    names = install.save_triplets(tmp_path / "input", new_pairs[::13])
+    names = install.save_triplets(tmp_path / "input", SHIPPED.splits["new_pairs"].edits[::13])
 
     errors, copying = [], []
     with ComfyServer(comfyui, sys.executable, tmp_path) as server:
@@ -50,11 +49,10 @@ def test_an_edit_that_no_basis_has_seen_is_fitted_to_its_example(comfyui, tmp_pa
     from comfy_server import ComfyServer
 
     from small_world import install
-    from small_world.world import edits
+    from small_world.worlds import SHIPPED
 
     install.comfy_models(tmp_path / "models", standins.text_encoder())
-    _, _, new = edits.split()
-    (name,) = install.save_triplets(tmp_path / "input", new[:1])
+    (name,) = install.save_triplets(tmp_path / "input", SHIPPED.splits["new_edits"].edits[:1])
     files = {image: f"{name}-{image}.png" for image in ("a", "a_prime", "b")}
     truth = picture(tmp_path / "input" / f"{name}-truth.png")
     copying = (picture(tmp_path / "input" / f"{name}-b.png") - truth).square().mean()

@@ -9,7 +9,7 @@ import torch
 from environment import ROOT
 
 from lorweb_core.files.image_file import read_image
-from small_world.models.files import ENCODER
+from small_world.models.files import SHIPPED
 
 MEGAPIXELS = (2 * 64) ** 2 / 1024**2
 """Size of a grid of the small world's scenes."""
@@ -60,14 +60,14 @@ def test_the_image_encoder_embeds_as_transformers_embeds_with_its_files(loaded):
     shown = (pictures * 255).round().byte().numpy()
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     processor = kind(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
-    model = transformers.CLIPVisionModelWithProjection.from_pretrained(ENCODER, dtype=torch.float32).eval()
+    model = transformers.CLIPVisionModelWithProjection.from_pretrained(SHIPPED.encoder, dtype=torch.float32).eval()
     wanted = model(**processor(list(shown), return_tensors="pt")).image_embeds
     found = loaded[3].encode_image(pictures.mul(255).round() / 255)["image_embeds"]
     assert (found - wanted).abs().max() < 0.01 * wanted.std()
 
 
 def test_the_autoencoder_keeps_a_drawn_scene(loaded):
-    from small_world.world.scenes import draw_scenes, render
+    from small_world.world.plain.scenes import draw_scenes, render
 
     scenes = render(draw_scenes(4, torch.Generator().manual_seed(0))).movedim(1, -1)
     vae = loaded[2]
@@ -78,7 +78,7 @@ def test_the_models_fit_together(host, loaded):
     model, _, vae, _, basis = loaded
     base = sys.modules[f"{host.core.__name__.rpartition('.')[0]}.nodes.host.training_model"].HostBase(model, vae)
     host.core.layer_check.check_layers(basis, base.shapes, "")
-    assert basis.config.external_query_model == "lorweb/small-world"
+    assert basis.config.external_query_model == f"lorweb/{SHIPPED.encoder_name}"
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def mirror(picture: Tensor, way: Tensor) -> Tensor:
 
 
 def _moved(picture: Tensor, matrix: list[list[Tensor]], offset: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Take each pixel from where matrix and offset, (n,) each, send its place; beyond the edge the picture is mirrored."""
+    """Take each pixel from where matrix and offset, (n,) each, send its place; beyond the edge it is mirrored."""
     offset = offset or (torch.zeros_like(matrix[0][0]),) * 2
     rows = [torch.stack([*row, along], -1) for row, along in zip(matrix, offset, strict=True)]
     grid = F.affine_grid(torch.stack(rows, 1), list(picture.shape), align_corners=False)
@@ -147,4 +147,5 @@ def wave(picture: Tensor, height: Tensor) -> Tensor:
     one = torch.eye(2, 3).expand(len(picture), -1, -1)
     grid = F.affine_grid(one, list(picture.shape), align_corners=False)
     along = grid[..., 0] + height[:, None, None] * torch.sin(2 * pi * grid[..., 1])
-    return F.grid_sample(picture, torch.stack([along, grid[..., 1]], -1), padding_mode="reflection", align_corners=False)
+    grid = torch.stack([along, grid[..., 1]], -1)
+    return F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)

@@ -1,4 +1,4 @@
-"""Scenes of the small world: an object in a landscape, drawn from a handful of attributes."""
+"""Scenes of the plain world: an object in a landscape, drawn from a handful of attributes."""
 
 from __future__ import annotations
 

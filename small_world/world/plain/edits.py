@@ -1,14 +1,25 @@
-"""Edits of the small world: single ones and pairs of them; which are kept from training."""
+"""Edits of the plain world: single ones and pairs of them; which are kept from training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from small_world.world.scenes import ATTRIBUTES, COLOURS, FILTERS, SEASONS, SHAPES, TEXTURES, Scenes, draw_scenes
+from small_world.world.plain.scenes import (
+    ATTRIBUTES,
+    COLOURS,
+    FILTERS,
+    SEASONS,
+    SHAPES,
+    TEXTURES,
+    Scenes,
+    draw_scenes,
+    render,
+)
 
 Edit = tuple[str, ...]
 """One or two names of SINGLE."""
@@ -82,3 +93,12 @@ def scenes_for(edit: Edit, n: int, generator: torch.Generator) -> Scenes:
         has = getattr(scenes, attribute)
         scenes = replace(scenes, **{attribute: torch.where(has == value, (value + other) % ATTRIBUTES[attribute], has)})
     return scenes
+
+
+def draw_pairs(edits: Sequence[Edit], each: int, generator: torch.Generator) -> Tensor:
+    """Draw `each` pairs of every edit, one edit after the other: (n, 2, 3, SIDE, SIDE), uint8 as in a file."""
+    pairs = []
+    for edit in edits:
+        before = scenes_for(edit, each, generator)
+        pairs.append(torch.stack([render(before), render(edit_scenes(before, edit))], 1).mul(255).round().byte())
+    return torch.cat(pairs)
