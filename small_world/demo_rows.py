@@ -51,11 +51,11 @@ ROWS = (
     Row(("tree -0.75", "season spring"), "tree + spring", "new_pairs", 3),
     Row(("saturation 0", "zoom 1.3"), "gray + closer", "new_pairs", 2),
     Row(("hour 0",), "midnight", "outside", 6),
-    Row(("pixels 18",), "very large pixels", "outside", 5),
+    Row(("border 0.34 1",), "very wide white border", "outside", 5),
     Row(("vignette 1",), "dark corners", "whole", 0),
     Row(("swap 5",), "red and blue swapped", "whole", 10),
 )
-"""Edits that read well at 64 pixels, chosen by their drawings before there was a basis."""
+"""Edits that read well at 64 pixels and through the autoencoder, chosen before there was a base or a basis."""
 
 
 def save_pictures(folder: Path) -> None:

@@ -31,7 +31,7 @@ WORDS = {
     "saturation 0": "gray",
     "zoom 1.3": "closer",
     "hour 0": "midnight",
-    "pixels 18": "very large pixels",
+    "border 0.34 1": "very wide white border",
     "vignette 1": "dark corners",
     "swap 5": "red and blue swapped",
 }
