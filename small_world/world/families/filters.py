@@ -147,5 +147,6 @@ def wave(picture: Tensor, height: Tensor) -> Tensor:
     one = torch.eye(2, 3).expand(len(picture), -1, -1)
     grid = F.affine_grid(one, list(picture.shape), align_corners=False)
     along = grid[..., 0] + height[:, None, None] * torch.sin(2 * pi * grid[..., 1])
-    grid = torch.stack([along, grid[..., 1]], -1)
-    return F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(
+        picture, torch.stack([along, grid[..., 1]], -1), padding_mode="reflection", align_corners=False
+    )

@@ -1,0 +1,67 @@
+"""The analogies that `python tools/demo.py` makes, always the same, and their pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lorweb_core.files.image_file import write_png
+from small_world.world.families.edits import Edit, draw_pairs
+
+KINDS = {
+    "new_pairs": "two edits never seen together",
+    "outside": "a value beyond those seen",
+    "whole": "a kind never seen, fitted",
+}
+"""Held out from the basis in one of the ways of `edits.splits()` → how it is said on the sheet."""
+
+FITTED = ("whole",)
+"""Kinds whose mixtures are fitted to the pair; those of the others are routed."""
+
+FIT_STEPS = 20
+PICTURES = ("a", "a_prime", "b", "truth")
+"""What is saved of an analogy; `truth` is b' as the world draws it."""
+
+
+class Row(NamedTuple):
+    """Describe an analogy of two drawn scenes."""
+
+    edit: Edit
+    label: str
+    """The edit, in words that a stranger reads."""
+    kind: str
+    """One of KINDS."""
+    seed: int
+    """Of the scenes: in both of them the edit is plain to see."""
+
+    @property
+    def fit_steps(self) -> int:
+        return FIT_STEPS if self.kind in FITTED else 0
+
+    def file(self, picture: str) -> str:
+        """Name the file of one of PICTURES."""
+        return f"{'-'.join(self.edit).replace(' ', '_')}-{picture}.png"
+
+
+ROWS = (
+    Row(("colour 90", "outline 0.2"), "yellow-green + thick outline", "new_pairs", 1),
+    Row(("turn 30", "season winter"), "object turned 30° + winter", "new_pairs", 9),
+    Row(("tree -0.75", "season spring"), "tree + spring", "new_pairs", 3),
+    Row(("saturation 0", "zoom 1.3"), "gray + closer", "new_pairs", 2),
+    Row(("hour 0",), "midnight", "outside", 6),
+    Row(("border 0.34 1",), "very wide white border", "outside", 5),
+    Row(("vignette 1",), "dark corners", "whole", 0),
+    Row(("swap 5",), "red and blue swapped", "whole", 10),
+)
+"""Edits that read well at 64 pixels and through the autoencoder, chosen before there was a base or a basis."""
+
+
+def save_pictures(folder: Path) -> None:
+    """Save the drawn pictures of every row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in ROWS:
+        drawn = draw_pairs([row.edit], 2, torch.Generator().manual_seed(row.seed)).flatten(0, 1).movedim(1, -1)
+        for name, picture in zip(PICTURES, drawn, strict=True):
+            write_png(picture, folder / row.file(name))
