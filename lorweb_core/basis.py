@@ -16,6 +16,7 @@ from .config_completion import complete_config
 from .errors import LoRWebError, named, shown
 from .files.tensor_files import FileIdentity, checkpoint_identity
 from .mixture import Mixture
+from .query_network import QueryNetwork, network_tensors
 from .routing import mixing_coefficients
 
 Progress = Callable[[int, int], None]
@@ -23,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 # Checkpoints whose values were read and found finite, in this process.
 _finite: set[tuple[FileIdentity, ...]] = set()
+
+_BROKEN = "The file is damaged, or its training diverged: download it again or use an earlier checkpoint."
 
 # Queries projected for as many layers at a time as make this many rows: few calls, and bounded memory for patch modes.
 _ROWS = 4096
@@ -36,6 +39,8 @@ class LoRABasis:
     config: BasisConfig
     identity: tuple[FileIdentity, ...]
     """Identity of the checkpoint's file; of one in several files that of its index first, then theirs."""
+    query_network: QueryNetwork | None = None
+    """Network that the query goes through before all layers; None in published bases."""
 
     def __repr__(self) -> str:
         return f"<LoRABasis {shown(self.name) if self.identity else ''}, {len(self.layers)} layers>"
@@ -66,6 +71,8 @@ class LoRABasis:
                 )
             return Mixture(self, {})
         queries = self._queries(query)
+        if self.query_network:
+            queries = self.query_network(queries)
         n, t, _ = queries.shape
         rows = queries.flatten(0, 1).T.contiguous()
         layers = list(self.layers.values())
@@ -133,6 +140,9 @@ class LoRABasis:
         """
         if self.identity in _finite:
             return
+        for name, values in network_tensors(self.query_network).items():
+            if not math.isfinite(_largest(values)):
+                raise LoRWebError(f"{named(self.name)}: {name} has NaN or infinity. {_BROKEN}")
         for done, (name, layer) in enumerate(self.layers.items()):
             if progress:
                 progress(done, len(self.layers))
@@ -141,16 +151,14 @@ class LoRABasis:
             for what, value in largest.items():
                 if not math.isfinite(value):
                     raise LoRWebError(
-                        f"{named(self.name)}: {what} of layer {named(name)} has NaN or infinity. The file is damaged, "
-                        "or its training diverged: download it again or use an earlier checkpoint."
+                        f"{named(self.name)}: {what} of layer {named(name)} has NaN or infinity. {_BROKEN}"
                     )
             n, _, rank = layer.A.shape
             # Of any coefficients up to 1; each factor counts at least 1, as it is formed by itself.
             if n * rank * max(1, abs(layer.scale)) * max(1, largest["A"]) * max(1, largest["B"]) > LARGEST:
                 raise LoRWebError(
                     f"{named(self.name)}: A, B and the scale of layer {named(name)} are so large, {largest['A']:.3g}, "
-                    f"{largest['B']:.3g} and {layer.scale:.3g}, that ΔW is not finite. The file is damaged, or its "
-                    "training diverged: download it again or use an earlier checkpoint."
+                    f"{largest['B']:.3g} and {layer.scale:.3g}, that ΔW is not finite. {_BROKEN}"
                 )
         _finite.add(self.identity)
 
@@ -170,7 +178,7 @@ def load_basis(path: str | Path, config: str | Path | None = None) -> LoRABasis:
     basis.
     """
     path = Path(path)
-    file, layers = named(path), read_checkpoint(path)
+    file, held = named(path), read_checkpoint(path)
     config = find_config(path) if config is None else Path(config)
-    settings = complete_config(file, layers, named(config) if config else None, read_config(config) if config else {})
-    return LoRABasis(layers, settings, checkpoint_identity(path))
+    settings = complete_config(file, held, named(config) if config else None, read_config(config) if config else {})
+    return LoRABasis(held.layers, settings, checkpoint_identity(path), held.query_network)

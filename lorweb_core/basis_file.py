@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .config import BasisConfig
 from .errors import LoRWebError, named, shown
 from .files.atomic import replacing
 from .files.safetensors_writer import TensorSpec, write_tensors
+from .query_network import QueryNetwork, network_tensors
 from .threads import one_thread
 
 Sources = Mapping[str, Sequence[BasisLayer]]
@@ -39,13 +41,14 @@ def write_basis(
     metadata: Mapping[str, str],
     progress: Progress | None = None,
     document: Mapping[str, Any] | None = None,
+    query_network: QueryNetwork | None = None,
 ) -> LoRABasis:
     """Write the basis whose layers are `make(*sources[name])`, with `<name>.yaml` beside it, and load it.
 
     config: how it is routed; its sizes are taken from the layers. document: what the YAML says; None for no more than
-    routing needs. The two files take the place of older ones together,
-    once both are whole. Raises LoRWebError if they cannot be written, or if only the config is there, which is then
-    another basis's; what was there before is as it was.
+    routing needs. query_network: as it is to be stored; `config` says its width. The two files take the place of older
+    ones together, once both are whole. Raises LoRWebError if they cannot be written, or if only the config is there,
+    which is then another basis's; what was there before is as it was.
     """
     path = Path(path)
     config_path = path.with_suffix(".yaml")
@@ -63,6 +66,8 @@ def write_basis(
         for key, tensor in _tensors(name, made[_geometry(layers)]).items()
     }
     tensors = (tensor for name, layers in sources.items() for tensor in _tensors(name, make(*layers)).values())
+    network = network_tensors(query_network)
+    entries |= {key: TensorSpec(tensor.dtype, tuple(tensor.shape)) for key, tensor in network.items()}
     with replacing(config_path) as file:
         written = document or _routing_document(config, next(iter(made.values())))
         file.write(yaml.safe_dump(written, sort_keys=False).encode())
@@ -71,7 +76,9 @@ def write_basis(
             config_path.open("r+b").close()
         # Tensors are only copied there, which more threads hardly speed up.
         with one_thread():
-            write_tensors(path, entries, tensors, {"format": "pt", **_MARK, **metadata}, progress)
+            write_tensors(
+                path, entries, chain(tensors, network.values()), {"format": "pt", **_MARK, **metadata}, progress
+            )
     return load_basis(path)
 
 
@@ -94,6 +101,8 @@ def _routing_document(config: BasisConfig, layer: BasisLayer) -> dict[str, Any]:
     loras_num, keys_dim = layer.keys.shape
     values = asdict(replace(config, loras_num=loras_num, lora_keys_dim=keys_dim))
     del values["linear"]
+    if not config.query_network:
+        del values["query_network"]  # tools that read what is published do not know it
     train = {"train": {"sampled": values.pop("sampled")}} if config.sampled != BasisConfig.sampled else {}
     kwargs = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     network = {

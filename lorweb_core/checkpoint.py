@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .errors import LoRWebError, named, shown
 from .files.tensor_files import read_tensors
+from .query_network import TENSORS, QueryNetwork, read_network
 
 
 class BasisLayer(NamedTuple):
@@ -37,6 +38,15 @@ class BasisLayer(NamedTuple):
         return self.query_width == self.A.shape[1]
 
 
+class Checkpoint(NamedTuple):
+    """Hold what is in a LoRWeB file, in the file's dtype."""
+
+    layers: dict[str, BasisLayer]
+    """Layers by name."""
+    query_network: QueryNetwork | None
+    """Network that the query goes through before all layers; None in published files."""
+
+
 # Last part of a tensor's name (a final ".weight" apart) → what it is. Other trainers spell A and B their way.
 ROLES = {
     "lora_A": "A",
@@ -55,8 +65,8 @@ strengths and the layers' inputs still go onto it.
 PUBLISHED = {"A": "lora_A", "B": "lora_B", "keys": "lora_keys", "projection": "att_lora_to_q.weight"}
 
 
-def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
-    """Memory-map a LoRWeB file: layer name → its tensors, in the file's dtype. No value is read, but for alphas.
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Memory-map a LoRWeB file: its layers, and its query network if it has one. No value is read, but for alphas.
 
     path: a .safetensors file, or the .safetensors.index.json of one in several files.
     Raises LoRWebError, naming file and layer, if it is no safetensors file, holds tensors of another kind, or if a
@@ -66,7 +76,10 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
     file = named(path)
     found: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES.values()}
     unknown: list[str] = []
-    for key, tensor in read_tensors(path).items():
+    tensors = read_tensors(path)
+    for key, tensor in tensors.items():
+        if key in TENSORS:
+            continue
         layer, _, kind = key.rpartition(".")
         if kind == "weight":
             layer, _, kind = layer.rpartition(".")
@@ -84,7 +97,8 @@ def read_checkpoint(path: str | Path) -> dict[str, BasisLayer]:
     _check_geometry(file, layers)
     for name, alpha in found["alpha"].items():
         layers[name] = layers[name]._replace(scale=_scale(file, name, alpha, layers[name]))
-    return layers
+    widths = {layer.query_width: name for name, layer in layers.items()}
+    return Checkpoint(layers, read_network(file, tensors, widths, DTYPES))
 
 
 def _check_kind(file: str, found: dict[str, dict[str, Tensor]], unknown: list[str]) -> None:

@@ -54,6 +54,11 @@ class BasisConfig:
     external_query_model: str | None = setting(RELEASED_ENCODER, choice(*ENCODERS))
     """The image encoder; None without an external query."""
     query_projection_type: str = setting("linear", choice("linear", "none"))
+    query_network: int = setting(0, integer())
+    """Hidden width of the network that an external query goes through before all layers; 0 for none, as published.
+
+    This key is ours.
+    """
     query_mode: str = setting("cat-aa'b", choice(*(QUERY_MODES | TOKEN_MODES)))
     """One of QUERY_MODES, or without an external query of TOKEN_MODES."""
     pooling_type: str = setting("avg", choice(*POOLINGS))
@@ -119,6 +124,10 @@ def read_basis_values(file: str, given: Mapping[str, Any], where: str = "") -> d
     if given.get("external_query") is False:
         given = {**given, "external_query_model": None}
     values = read_values(file, BasisConfig, given, where)
+    if values.get("query_network") and not values.get("external_query", True):
+        raise wrong_value(
+            file, key_path(where, "query_network"), values["query_network"], "0, as external_query is false"
+        )
     if "query_mode" in values:
         _check_mode(file, values, where)
     return values

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .checkpoint import BasisLayer
+from .checkpoint import BasisLayer, Checkpoint
 from .config import RELEASED_ENCODER, BasisConfig
 from .encoder import ENCODERS
 from .errors import LoRWebError, named, shown
 from .query import QUERY_MODES
+from .query_network import QueryNetwork
 from .routing import TOKEN_MODES
 
 log = logging.getLogger(__name__)
@@ -21,17 +22,22 @@ Layers = dict[str, BasisLayer]
 _PREFERRED_MODES = ("cat-aa'b", "aa'bb'", "paa'b")
 
 
-def complete_config(file: str, layers: Layers, config_file: str | None, given: dict[str, Any]) -> BasisConfig:
+def complete_config(file: str, held: Checkpoint, config_file: str | None, given: dict[str, Any]) -> BasisConfig:
     """Complete what a config gives (`read_config`; nothing without one) from the tensors.
 
     What they leave open is said in a warning that names the choice. Raises LoRWebError, naming both files, where the
     config and the tensors contradict each other.
     """
+    layers, network = held
     if config_file:
         _check_sizes(file, layers, config_file, given)
-    values = {**given, "query_projection_type": _projection(file, layers, config_file, given)}
+    values = {
+        **given,
+        "query_projection_type": _projection(file, layers, config_file, given),
+        "query_network": _network(file, network, config_file, given),
+    }
     assumed: dict[str, str] = {}
-    values["external_query"] = external = _external_query(file, layers, config_file, given, assumed)
+    values["external_query"] = external = _external_query(file, held, config_file, given, assumed)
     if external:
         encoder = given.get("external_query_model", RELEASED_ENCODER)
         if "query_mode" not in given:
@@ -98,15 +104,28 @@ def _projection(file: str, layers: Layers, config_file: str | None, given: dict[
     return found
 
 
+def _network(file: str, network: QueryNetwork | None, config_file: str | None, given: dict[str, Any]) -> int:
+    """Read query_network off the tensors. Raises LoRWebError where the config says another, or no external query."""
+    found = network.hidden_width if network else 0
+    has = f"{file} has one of hidden width {found}" if found else f"{file} has no query_network.in.weight"
+    if given.get("query_network", found) != found:
+        raise _contradiction(config_file, "query_network", given["query_network"], has)
+    if found and given.get("external_query") is False:
+        has = f"{file} has a query network, which takes the query of images"
+        raise _contradiction(config_file, "external_query", "false", has)
+    return found
+
+
 def _external_query(
-    file: str, layers: Layers, config_file: str | None, given: dict[str, Any], assumed: dict[str, str]
+    file: str, held: Checkpoint, config_file: str | None, given: dict[str, Any], assumed: dict[str, str]
 ) -> bool:
     """Tell whether images are the query. Each layer's own input can be one only where the widths agree.
 
     Raises LoRWebError where the config says that it is one, and they do not.
     """
+    layers, network = held
     stated = given.get("external_query")
-    if stated or given.get("query_mode", "aa'bb'") not in TOKEN_MODES:
+    if stated or network or given.get("query_mode", "aa'bb'") not in TOKEN_MODES:
         return True
     foreign = next((name for name, layer in layers.items() if not layer.fits_own_input), None)
     if foreign and stated is False:

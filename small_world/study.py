@@ -100,7 +100,8 @@ VARIANTS = {
 def shipped(benchmark: Benchmark) -> TrainableBasis:
     """Attach the basis that is kept in `models/` to the world's base."""
     basis = untrained(benchmark, SHIPPED[benchmark.world])
-    basis.load(stored.load_basis(benchmark.world).layers)
+    kept = stored.load_basis(benchmark.world)
+    basis.load(kept.layers, kept.query_network)
     basis.attach(benchmark.base.model, benchmark.base.linears)
     return basis
 

@@ -44,7 +44,8 @@ class LogitTable(nn.Module):
 class Query(nn.Module):
     """Fit one query for all layers, (Q,), from zeros: a start keeps what it differs from the mixture of a query of 0.
 
-    Each layer's coefficients are changed by what the query changes in the basis's own routing.
+    It is the query that the layers see, behind the query network where the basis has one. Each layer's coefficients are
+    changed by what the query changes in the basis's own routing.
     """
 
     def __init__(self, start: Mixture):

@@ -18,12 +18,14 @@ from ..basis_file import write_basis
 from ..checkpoint import BasisLayer
 from ..config import BasisConfig
 from ..errors import LoRWebError, named
+from ..query_network import same_network
 
 _ROUTING = (
     "external_query",
     "external_query_model",
     "query_projection_type",
     "query_mode",
+    "query_network",
     "lora_heads",
     "lora_softmax",
     "mixing_coeffs_type",
@@ -36,7 +38,7 @@ def merge_bases(one: LoRABasis, other: LoRABasis, path: Path, progress: Progress
     For any query its coefficients are those of `one`, then those of `other`, as each gives them alone. Ranks, widths of
     keys, scales and dtypes may differ: LoRAs of a lower rank get columns of zeros, tensors the wider dtype. Raises
     LoRWebError, naming what differs, if the two have not the same layers or are not routed in the same way by the same
-    query; if a value of theirs is not finite; or if the file cannot be written.
+    query, with the same query network or none; if a value of theirs is not finite; or if the file cannot be written.
     """
     _check_alike(one, other)
     one.check_values()
@@ -49,6 +51,7 @@ def merge_bases(one: LoRABasis, other: LoRABasis, path: Path, progress: Progress
         replace(one.config, lora_parts=_parts(one) + _parts(other), sampled=sampled),
         {"merged_from": json.dumps([one.name, other.name])},
         progress,
+        query_network=one.query_network,
     )
 
 
@@ -107,6 +110,11 @@ def _check_alike(one: LoRABasis, other: LoRABasis) -> None:
 
     for key in (*_ROUTING, *(() if one.config.external_query else ("pooling_type",))):
         compare(key, getattr(one.config, key), getattr(other.config, key))
+    if not same_network(one.query_network, other.query_network):
+        raise LoRWebError(
+            f"{named(one.name)} and {named(other.name)} cannot be merged: each has a query network of its own, and a "
+            "basis has one for all its layers. Merge bases without one, or made of the same one."
+        )
     for name in sorted(one.layers.keys() ^ other.layers.keys())[:1]:
         compare(f"layer {named(name)}", *("there" if name in basis.layers else "missing" for basis in (one, other)))
     sizes: dict[str, Callable[[BasisLayer], int]] = {

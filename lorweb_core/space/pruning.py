@@ -95,6 +95,7 @@ def prune_basis(
         replace(basis.config, lora_parts=_parts_left(basis.config.lora_parts, kept)),
         {"pruned_from": basis.name, "kept": json.dumps(kept)},
         progress,
+        query_network=basis.query_network,
     )
     return Pruned(smaller, kept, shares)
 

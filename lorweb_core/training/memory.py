@@ -86,9 +86,8 @@ def estimate(config: TrainingConfig, transformer: Transformer, layers: Iterable[
     # Noise and reference grid, tokens of 16 × 16 pixels, and the text.
     tokens = 2 * max((2 * data.resolution // 16) ** 2 for data in config.datasets) + config.model.text_tokens
     passing = train.batch_size * tokens * hidden * size
-    learned = sum(_values(config, layer) for layer in layers) * (
-        _LEARNED[train.optimizer] + (4 if train.ema_decay else 0)
-    )
+    values = sum(_values(config, layer) for layer in layers) + _network_values(config)
+    learned = values * (_LEARNED[train.optimizer] + (4 if train.ema_decay else 0))
     return Memory(base, learned, activations(passing, [_KEPT] * blocks, train.gradient_checkpointing), in_cpu)
 
 
@@ -99,6 +98,14 @@ def activations(hidden: int, kept: Sequence[int], checkpointing: bool) -> int:
     """
     # With checkpoints a block keeps its input, and one at a time the rest: 1.2 were counted in diffusers' FLUX.
     return round(hidden * (_PASSING + (1.2 * len(kept) + max(kept) if checkpointing else sum(kept))))
+
+
+def _network_values(config: TrainingConfig) -> int:
+    """Count the values of the query network."""
+    basis = config.network.basis
+    width = basis.encoder and QUERY_MODES[basis.query_mode].width(ENCODERS[basis.encoder])
+    hidden = basis.query_network
+    return 2 * hidden * width + hidden + width if hidden and width else 0
 
 
 def _values(config: TrainingConfig, layer: nn.Linear) -> int:

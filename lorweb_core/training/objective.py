@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -66,12 +67,34 @@ class Objective(nn.Module):
         base, settings = self.base, self.settings
         t = draw_timesteps(settings.timestep_type, len(batch.target), grid_tokens(batch), generator)
         noise = torch.randn(batch.target.shape, generator=generator)
-        batch = move_batch(batch, base)
-        self.basis.route(batch.query, base.tokens(batch))
+        batch = move_batch(self._with_dropout(batch, generator), base)
+        coefficients = self.basis.route(batch.query, base.tokens(batch))
         result_weight = settings.result_weight if settings.sampled == "grid" else 1.0
         every_token = not self.basis.config.external_query
         weights = timestep_weights(settings.timestep_type, t)
-        return denoising_loss(base, batch, t, noise, weights, result_weight, every_token)
+        loss = denoising_loss(base, batch, t, noise, weights, result_weight, every_token)
+        if settings.coefficient_entropy:
+            loss = loss + settings.coefficient_entropy * mean_entropy(coefficients)
+        return loss
+
+    def _with_dropout(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Drop values of the queries as the settings say; nothing is drawn where they say none."""
+        share = self.settings.query_dropout
+        if not share or batch.query is None:
+            return batch
+        kept = torch.rand(batch.query.shape, generator=generator).to(batch.query.device) >= share
+        return batch._replace(query=batch.query * kept / (1 - share))
+
+
+def mean_entropy(coefficients: Mapping[str, Tensor]) -> Tensor:
+    """Compute the entropy of |c| / Σ|c| by log N, 0 for one LoRA to 1 for all alike: (n,), the mean over the layers.
+
+    coefficients: layer → (n, N). One LoRA has no entropy.
+    """
+    table = torch.stack(list(coefficients.values())).abs()
+    tiny = torch.finfo(table.dtype).tiny
+    shares = table / table.sum(-1, keepdim=True).clamp(min=tiny)
+    return -(shares * shares.clamp(min=tiny).log()).sum(-1).mean(0) / max(math.log(table.shape[-1]), 1)
 
 
 def denoising_loss(

@@ -23,6 +23,7 @@ from ..files.file_names import check_inside
 from ..files.image_file import write_png
 from ..files.locks import held
 from ..files.new_file import check_ours, written_metadata
+from ..query_network import QueryNetwork
 from ..space.usage import Usage
 from .loss_log import append_loss, begins_as_log, read_losses, write_losses
 from .report import PAGE, write_summary
@@ -227,6 +228,7 @@ class RunFolder:
 
         document = training_document(self.config)
         with training.averaged() as basis:
+            network = basis.published_network()
             saved = write_basis(
                 self.path / f"{name}.safetensors",
                 {layer: [values] for layer, values in basis.published().items()},
@@ -234,6 +236,7 @@ class RunFolder:
                 basis.config,
                 {"training_config": json.dumps(document), "steps": str(training.done)},
                 document=document,
+                query_network=network and QueryNetwork(*(values.to("cpu", dtype) for values in network)),
             )
         self.save_state(training)
         self._drop_old()

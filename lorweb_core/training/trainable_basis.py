@@ -14,6 +14,7 @@ from ..checkpoint import BasisLayer
 from ..config import BasisConfig
 from ..errors import LoRWebError
 from ..query import QUERY_MODES
+from ..query_network import QueryNetwork
 from ..routing import Tokens, mixing_coefficients, token_query
 from ..runtime import LayerSlice
 
@@ -69,6 +70,24 @@ class TrainableLayer(nn.Module):
         return BasisLayer(self.down.detach().mT, self.up.detach(), self.keys.detach(), projection)
 
 
+class TrainableQueryNetwork(nn.Module):
+    """Learn the network that queries go through before all layers. It begins as one that gives back the query."""
+
+    def __init__(self, query: int, hidden: int):
+        super().__init__()
+        self.inner = nn.Linear(query, hidden)
+        self.outer = nn.Linear(hidden, query)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, query: Tensor) -> Tensor:
+        return QueryNetwork(self.inner.weight, self.inner.bias, self.outer.weight, self.outer.bias)(query)
+
+    def published(self) -> QueryNetwork:
+        """View the parameters as a checkpoint has them."""
+        return QueryNetwork(*(values.detach() for values in self.parameters()))
+
+
 class TrainableBasis(nn.Module):
     """Learn layers by name, `transformer.` included, and how they are routed.
 
@@ -90,6 +109,10 @@ class TrainableBasis(nn.Module):
                 "fewer, or smaller ones."
             ) from error
         self.layers = nn.ModuleList(self._by_name.values())
+        # After the layers, which so are drawn as without it.
+        self.query_network = (
+            TrainableQueryNetwork(query, config.query_network) if query and config.query_network else None
+        )
         self._tokens = _NO_REFERENCE
         self._routed: dict[TrainableLayer, Tensor] = {}
 
@@ -97,8 +120,16 @@ class TrainableBasis(nn.Module):
         return iter(self._by_name.items())
 
     @torch.no_grad()
-    def load(self, layers: Mapping[str, BasisLayer]) -> None:
-        """Take the values of a basis of the same shapes, such as a checkpoint's."""
+    def load(self, layers: Mapping[str, BasisLayer], query_network: QueryNetwork | None = None) -> None:
+        """Take the values of a basis of the same shapes, such as a checkpoint's, with its query network if it has one.
+
+        Raises ValueError if one of the two has a query network and the other none.
+        """
+        if (self.query_network is None) != (query_network is None):
+            raise ValueError("the basis and what is loaded have not both a query network")
+        if self.query_network is not None and query_network is not None:
+            for own, values in zip(self.query_network.parameters(), query_network, strict=True):
+                own.copy_(values)
         for name, layer in self.named_layers():
             A, B, keys, projection, _ = layers[name]
             layer.down.copy_(A.mT)
@@ -109,6 +140,9 @@ class TrainableBasis(nn.Module):
 
     def published(self) -> dict[str, BasisLayer]:
         return {name: layer.published() for name, layer in self.named_layers()}
+
+    def published_network(self) -> QueryNetwork | None:
+        return None if self.query_network is None else self.query_network.published()
 
     def attach(self, model: nn.Module, linears: Linears) -> list:
         """Hook onto a model; returns handles whose `remove` takes a hook off."""
@@ -133,6 +167,8 @@ class TrainableBasis(nn.Module):
             if query is None or self.query_width is None:
                 raise ValueError("a basis with an external query is routed by a query of its width")
             queries = query.reshape(len(query), -1, self.query_width)
+            if self.query_network is not None:
+                queries = self.query_network(queries.to(self.query_network.inner.weight))
             self._routed = {layer: layer.coefficients(queries, self.config) for _, layer in self.named_layers()}
         return {name: self._routed[layer] for name, layer in self.named_layers() if self._routed}
 

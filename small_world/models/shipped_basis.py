@@ -8,6 +8,7 @@ import torch
 
 from lorweb_core.basis_file import write_basis
 from lorweb_core.checkpoint import BasisLayer
+from lorweb_core.query_network import QueryNetwork
 from small_world import study
 from small_world.models import stored
 from small_world.models.one_cycle import Kept
@@ -32,10 +33,12 @@ def train(benchmark: Benchmark, variant: study.Variant, seed: int, path: Path, k
     basis = study.untrained(benchmark, variant)
     study.train(basis, benchmark, variant, seed, kept).detach()
     trained = f"small_world basis, {variant.n} LoRAs of rank {variant.rank}, {variant.steps} steps, seed {seed}"
+    network = basis.published_network()
     write_basis(
         path,
         {name: [layer] for name, layer in basis.published().items()},
         lambda layer: BasisLayer(*(tensor.half() for tensor in layer[:4])),
         basis.config,
         {"trained": trained, **stored.metadata(benchmark.world)},
+        query_network=network and QueryNetwork(*(values.half() for values in network)),
     )

@@ -20,6 +20,7 @@ from ...fields import (
     SWITCH,
     choice,
     key_path,
+    number,
     required,
     section,
     sections,
@@ -164,6 +165,12 @@ class TrainSettings:
     seed: int = setting(42, _SEED)
     result_weight: float = setting(1.0, POSITIVE)
     """Weight of the quarter b′ in the loss, the other three having 1. Ours."""
+    query_dropout: float = setting(0.0, DECAY)
+    """Share of an external query's values that are dropped in each step, the others being scaled up. Ours."""
+    coefficient_entropy: float = setting(0.0, number("a finite number", lambda value: True))
+    """Weight in the loss of the entropy of an external query's coefficients, from 0 for one LoRA to 1 for all alike,
+    the mean over the layers: above 0 few LoRAs are preferred, below 0 many. Ours.
+    """
     show_pair: bool = setting(True, SWITCH)
     """False for an ablation: in the grid b takes the place of a and a′, so that only the query has the pair. Ours."""
     sampled: str = setting("grid", choice(*SAMPLED))

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ...errors import LoRWebError, named, shown
-from ...fields import DECAY, SWITCH, read_section, sections_of, setting
+from ...fields import DECAY, SWITCH, read_section, sections_of, setting, wrong_value
 from ...files.yaml_file import parse_yaml, read_yaml
 from .config import TrainingConfig, TrainSettings
 from .published_keys import check_keys, joined, refuse_unknown, unknown_keys
@@ -42,7 +42,12 @@ def training_config(document: Any, file: str, overrides: Sequence[str] = ()) -> 
     ignored = check_keys(file, sections_of(file, TrainingConfig, given))
     if ignored:
         log.info("%s: these keys have no effect here: %s.", file, joined(ignored, ", "))
-    return read_section(file, TrainingConfig, given)
+    config = read_section(file, TrainingConfig, given)
+    if not config.network.basis.external_query:
+        for key in ("query_dropout", "coefficient_entropy"):
+            if value := getattr(config.train, key):
+                raise wrong_value(file, f"train.{key}", value, "0, as external_query is false")
+    return config
 
 
 def checked_config(config: TrainingConfig, what: str) -> TrainingConfig:
@@ -164,8 +169,12 @@ def config_fingerprint(config: TrainingConfig, identity: str | None = None) -> s
     for key in ("training_folder", "device", "save", "sample"):
         del document[key]
     del document["train"]["log_every"]
-    if document["train"]["sampled"] == TrainSettings.sampled:
-        del document["train"]["sampled"]  # runs that began before there was the key go on
+    # Runs that began before there were these keys go on.
+    for key in ("sampled", "query_dropout", "coefficient_entropy"):
+        if document["train"][key] == getattr(TrainSettings, key):
+            del document["train"][key]
+    if not config.network.basis.query_network:
+        del document["network"]["network_kwargs"]["query_network"]
     if identity is not None:
         document["model"]["name_or_path"] = identity
     if config.train.lr_scheduler == "constant":
