@@ -122,6 +122,18 @@ def _report(arguments: argparse.Namespace) -> None:
     write_report()
 
 
+def _reach(arguments: argparse.Namespace) -> None:
+    from small_world.reach_study import run
+
+    run(arguments.worker, arguments.workers)
+
+
+def _reach_report(arguments: argparse.Namespace) -> None:
+    from small_world.reach_report import write_report
+
+    write_report()
+
+
 COMMANDS = {
     "autoencoder": Command("train a world's autoencoder", _autoencoder, threads=1),
     "encoder": Command("train a world's image encoder", _encoder, threads=1),
@@ -141,10 +153,12 @@ COMMANDS = {
     "score": Command("measure how well scores choose among results of four noises", _score),
     "demonstrations": Command("measure what several pairs of one edit bring to routing", _demonstrations),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
+    "reach": Command("measure how far bases of the world of families reach (an hour; continues)", _reach),
+    "reach-report": Command("write the table and the plots of the reach study's results for docs", _reach_report),
 }
 
 OF_A_WORLD = ("autoencoder", "encoder", "base", "basis", "measure", "pairs", "pipeline")
-"""Commands for either world; the others are of the plain one."""
+"""Commands for either world; the others are of the plain one, but for reach, which is of families."""
 
 
 def main() -> None:
@@ -164,7 +178,7 @@ def main() -> None:
             )
         if name == "pair-choice":
             added.add_argument("--picture", type=Path, metavar="FILE", help="draw one analogy with each pair instead")
-        if name == "study":
+        if name in ("study", "reach"):
             added.add_argument("--worker", type=int, default=0, help="number of this worker, from 0")
             added.add_argument("--workers", type=int, default=1, help="number of workers that share the work")
         if name in ("pairs", "pipeline"):

@@ -11,14 +11,11 @@ from torch import Tensor
 
 from lorweb_core.choosing import choose_part
 from lorweb_core.triplet import Triplet
-from small_world.world.drawn_analogies import Analogies, triplets
+from small_world.world.drawn_analogies import LEAST_CHANGE, Analogies, triplets
 from small_world.world.drawn_grids import Encode, encode_grids, floats
 from small_world.world.plain.edits import SINGLE, Edit, draw_pairs, edit_scenes, scenes_for, split
 from small_world.world.plain.scenes import FILTERS, Scenes, render
 from small_world.worlds import PLAIN
-
-LEAST_CHANGE = 1e-3
-"""Least mean square that a change has in pixels for its share to be measured."""
 
 LEAST_APART = 0.2
 """Least squared sine between the wanted and the unwanted change for their shares to be measured."""

@@ -6,8 +6,7 @@ A line for each way, split and seed in `docs/small_world_fit.jsonl`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -18,15 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorweb_core.config import BasisConfig
 from lorweb_core.fitting.attached import AttachedBasis
-from lorweb_core.fitting.examples import draw, encode_examples, joined, read_pairs
+from lorweb_core.fitting.examples import encode_examples, read_pairs
 from lorweb_core.fitting.fit import fit_mixture
 from lorweb_core.fitting.settings import FitSettings
-from lorweb_core.training.data.batch import Batch, Text
-from lorweb_core.training.objective import denoising_loss
-from lorweb_core.training.trainable_basis import TrainableBasis
+from lorweb_core.training.data.batch import Text
 from small_world import study, study_report
+from small_world.fitted_lora import fitted_lora
 from small_world.models import stored
 from small_world.models.autoencoder import TinyAutoencoder
 from small_world.models.flux import TEXT_WIDTH, prompt
@@ -43,7 +40,6 @@ SEEDS = (0, 1, 2)
 EACH = 12
 """Analogies of a split."""
 SETTINGS = FitSettings(megapixels=(2 * SIDE / 1024) ** 2, checkpointing=False, together=4)
-LORA_RATE = 5e-3
 MOST_PAIRS = 4
 
 SPLITS = {"new_edits": "new edits", "new_pairs": "new pairs", "seen": "seen edits", "placed": "seen edits with a sun"}
@@ -153,33 +149,9 @@ class FitStudy:
         made = []
         for index, pairs in enumerate(question.pairs):
             examples = encode_examples(read_pairs(pairs[:1]), self.encoders, settings).fitted
-            with self._fitted_lora(examples, way, settings):
+            with fitted_lora(self.benchmark.base, examples, way.rank, way.steps, settings):
                 made.append(sample(question.analogies, torch.tensor([index]), self.benchmark.base, seed))
         return torch.cat(made)
-
-    @contextmanager
-    def _fitted_lora(self, examples: list[Batch], way: Way, settings: FitSettings) -> Iterator[None]:
-        """Have one LoRA on the base within, fitted to what mixtures are fitted to."""
-        base = self.benchmark.base
-        torch.manual_seed(settings.seed)
-        config = BasisConfig(linear=way.rank, loras_num=1, lora_keys_dim=1, external_query_model=PLAIN.encoder_id)
-        lora = TrainableBasis(base.shapes, config, 1)
-        learned = [parameter for layer in lora.layers for parameter in (layer.down, layer.up)]
-        optimizer = torch.optim.Adam(learned, lr=LORA_RATE)
-        handles = lora.attach(base.model, base.linears)
-        try:
-            with torch.no_grad():
-                lora.route(torch.zeros(1, 1, 1))  # of one LoRA softmax is 1, whatever the query is
-            for step in range(way.steps):
-                drawn, times, noises = draw(examples, settings, step)
-                loss = denoising_loss(base, joined(drawn), times, noises, torch.ones_like(times)).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _edits(split: str) -> tuple[list[Edit], int]:

@@ -28,6 +28,15 @@ STEPS = 8
 BATCH = 64
 """Analogies that are encoded or sampled in one batch."""
 
+LEAST_CHANGE = 1e-3
+"""Least mean square that a change has in pixels for its share to be measured."""
+
+LEAST_LEVEL = 1e-3
+"""Least difference of a pixel that is a change, below a level of 8 bits."""
+
+LEAST_UNCHANGED = 0.05
+"""Least share of a picture that is to stay as it is, for what changes there to be measured."""
+
 
 class Analogies(NamedTuple):
     """Hold n analogies, as many of each edit as of any other."""
@@ -117,6 +126,10 @@ class Solved(NamedTuple):
     """Mean squared error that b itself would have."""
     follows: Tensor
     """Cosine between what a → a' and what b → b' changes in the encoder's embedding."""
+    along: Tensor
+    """Share of the wanted change of pixels that is made, by least squares; NaN where hardly any is wanted."""
+    beside: Tensor
+    """Mean squared change of pixels where none is wanted; NaN where that is hardly anywhere."""
     made: Tensor
     """b' as it came out, (n, 3, SIDE, SIDE)."""
 
@@ -142,16 +155,28 @@ def solve(
             return samples.result_of(samples.solve(basis, base, batch, STEPS, seed + int(part[0])), batch)
 
     made = torch.cat([results(part) for part in torch.arange(len(queries)).split(BATCH)])
-    made = made.movedim(-1, 1).clamp(0, 1)
+    return judge(analogies, made.movedim(-1, 1).clamp(0, 1), encoder)
+
+
+@torch.no_grad()
+def judge(analogies: Analogies, made: Tensor, encoder: VisionEncoder) -> Solved:
+    """Hold pictures, (n, 3, SIDE, SIDE) in 0–1, against what the n analogies ask for."""
     (a, a_prime), (b, b_prime) = (floats(pairs).unbind(1) for pairs in (analogies.examples, analogies.tasks))
 
     def change(before: Tensor, after: Tensor) -> Tensor:
         seen = encoder.embed([*before.movedim(1, -1), *after.movedim(1, -1)])[:, 0]
         return seen[len(before) :] - seen[: len(before)]
 
+    wanted, changed = b_prime - b, made - b
+    copying = wanted.square().flatten(1).mean(1)
+    along = (changed * wanted).flatten(1).mean(1) / copying
+    unchanged = (wanted.abs().amax(1) < LEAST_LEVEL).float()
+    beside = (changed.square().mean(1) * unchanged).flatten(1).sum(1) / unchanged.flatten(1).sum(1)
     return Solved(
         (made - b_prime).square().flatten(1).mean(1),
-        (b - b_prime).square().flatten(1).mean(1),
+        copying,
         F.cosine_similarity(change(a, a_prime), change(b, made)),
+        along.where(copying >= LEAST_CHANGE, torch.nan),
+        beside.where(unchanged.flatten(1).mean(1) >= LEAST_UNCHANGED, torch.nan),
         made,
     )
