@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
     help: str
     run: Callable[[argparse.Namespace], None]
+    threads: int = 2
 
 
 def _autoencoder(arguments: argparse.Namespace) -> None:
@@ -134,8 +135,8 @@ def _reach_report(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {
-    "autoencoder": Command("train a world's autoencoder", _autoencoder),
-    "encoder": Command("train a world's image encoder", _encoder),
+    "autoencoder": Command("train a world's autoencoder", _autoencoder, threads=1),
+    "encoder": Command("train a world's image encoder", _encoder, threads=1),
     "base": Command("teach a world's base model edits by words (needs the autoencoder)", _base),
     "basis": Command("train a world's basis (needs all three)", _basis),
     "measure": Command("measure a world's base and basis", _measure),
@@ -165,7 +166,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.help, description=command.help)
-        added.add_argument("--threads", type=int, default=2, help="processor cores (default: %(default)s)")
+        threads = command.threads
+        added.add_argument("--threads", type=int, default=threads, help="processor cores (default: %(default)s)")
         if name in OF_A_WORLD:
             added.add_argument("--world", choices=WORLDS, default=FAMILIES.name, help="(default: %(default)s)")
         if name == "base":

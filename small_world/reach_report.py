@@ -90,9 +90,11 @@ def table(found: Found) -> str:
         for name, seeds in found.items():
             cells = [_cell(values(seeds, kind, measure)) for kind in KINDS]
             lines.append(f"| {name} | {_learned(seeds[0])} | {len(seeds)} | {' | '.join(cells)} |")
-    if found:
-        copying = [mean(result[kind]["copying"] for seeds in found.values() for result in seeds) for kind in KINDS]
-        lines.append(f"| **error of copying b** | | | {' | '.join(f'{error:.4f}' for error in copying)} |")
+    for what, names in (("bases solve", VARIANTS), ("the others solve", WAYS)):
+        if seeds := [result for name in names for result in found.get(name, ())]:
+            copying = [mean(result[kind]["copying"] for result in seeds) for kind in KINDS]
+            errors = " | ".join(f"{error:.4f}" for error in copying)
+            lines.append(f"| **error of copying b, of what {what}** | | | {errors} |")
     return "\n".join(lines) + "\n"
 
 

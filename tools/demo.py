@@ -63,7 +63,7 @@ def run(way: Callable[[Path], Iterator[Make]]) -> None:
                 line.say(f"{number} of {len(ROWS)}: {row.label}, {taken()} …")
                 results.append(make(row))
         save_sheet(Path(folder, "input"), results)
-        line.say(f"Done in {taken()}: {OUTPUT / 'analogies.png'} shows {len(ROWS)} analogies.")
+        line.end(f"Done in {taken()}: {OUTPUT / 'analogies.png'} shows {len(ROWS)} analogies.")
 
 
 def in_comfyui(base: Path) -> Iterator[Make]:
@@ -110,6 +110,7 @@ def in_diffusers(folder: Path) -> Iterator[Make]:
             megapixels=install.MEGAPIXELS,
             text_tokens=flux.TEXT_TOKENS,
             fit_steps=row.fit_steps,
+            bar=False,
         )
         result = folder / row.file("result")
         write_png(made.result, result)

@@ -30,11 +30,16 @@ class ProgressLine:
         return self
 
     def say(self, text: str) -> None:
+        """Show a state; on a terminal cut to its width, because a line that is wrapped could not be written over."""
+        self._write(text[: _width()] if self._stream.isatty() else text)
+
+    def end(self, text: str) -> None:
+        """Show the last state, whole."""
+        self._write(text)
+
+    def _write(self, text: str) -> None:
         if self._stream.isatty():
-            # A line that is wrapped could not be written over.
-            width = shutil.get_terminal_size().columns - 1
-            text = text[:width]
-            self._stream.write(f"\r{text.ljust(min(self._shown, width))}")
+            self._stream.write(f"\r{text.ljust(min(self._shown, _width()))}")
             self._shown = len(text)
         else:
             self._stream.write(f"{text}\n")
@@ -46,3 +51,7 @@ class ProgressLine:
         if self._shown:
             self._stream.write("\n")
             self._stream.flush()
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns - 1

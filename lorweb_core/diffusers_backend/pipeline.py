@@ -81,6 +81,7 @@ def run_analogy(
     references_every: int = 1,
     mixture: str | Path | None = None,
     fit_steps: int = 0,
+    bar: bool = True,
 ) -> Analogy:
     """Make b' so that a : a' :: b : b' (defaults as in NVlabs/LoRWeB's inference.py).
 
@@ -90,7 +91,7 @@ def run_analogy(
     device: None takes the best there is. sampled: one of SAMPLED; None as the basis was trained. references_every:
     references are computed in every k-th step, 0 in the first only. mixture: a saved one, in the place of what the
     encoder would route to. fit_steps: in how many steps the mixture is fitted to the pair first, with the same prompt,
-    seed and megapixels; the model is loaded for that by itself.
+    seed and megapixels; the model is loaded for that by itself. bar: whether diffusers shows a bar of the steps.
     Raises LoRWebError for anything given wrongly, before the model's weights are loaded.
     """
     images = rgb_image(a, "a"), rgb_image(a_prime, "a_prime"), rgb_image(b, "b")
@@ -128,6 +129,8 @@ def run_analogy(
 
     log.info("Loading the model")
     pipeline = load_pipeline(model, torch.float32 if place.type == "cpu" else torch.bfloat16)
+    if not bar:
+        pipeline.set_progress_bar_config(disable=True)
     if learned.config.external_query:
         merge(pipeline.transformer, mixed, strength)
     else:

@@ -24,7 +24,7 @@ import standins_diffusers
 from diffusers import FluxTransformer2DModel
 
 from lorweb_core.__main__ import main
-from lorweb_core.diffusers_backend.pipeline import attach, merge
+from lorweb_core.diffusers_backend.pipeline import attach, merge, run_analogy
 from lorweb_core.files.image_file import read_image
 from lorweb_core.grid import Size
 
@@ -205,6 +205,14 @@ def test_b_goes_through_grid_attention_and_cut_to_its_own_place(models, tmp_path
     assert main(command(models, tmp_path / "out.png", **changed)) == 0
     difference = read_image(tmp_path / "out.png") - scene
     assert difference[30:-30, 30:-30].abs().mean() < 10 / 255
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_the_bar_of_the_steps_can_be_left_out(models, capfd, bar):
+    images = (read_image(models / f"{name}.png", name) for name in ("a", "a_prime", "b"))
+    given = {"encoder": models / "encoder", "megapixels": 0.02, "device": "cpu", "text_tokens": 16}
+    run_analogy(*images, "", models / "basis.safetensors", models / "pipeline", steps=3, bar=bar, **given)
+    assert ("| 3/3 [" in capfd.readouterr().err) == bar
 
 
 def test_an_activation_routed_basis_needs_no_image_encoder(models, tmp_path):

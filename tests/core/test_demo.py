@@ -76,12 +76,13 @@ def test_a_terminal_shows_one_line_and_the_last_state_stays():
     assert terminal.getvalue() == "\r1 of 8: a long name\r2 of 8: short      \n"
 
 
-def test_a_line_is_cut_to_the_terminals_width(monkeypatch):
+def test_a_line_is_cut_to_the_terminals_width_but_the_last(monkeypatch):
     monkeypatch.setenv("COLUMNS", "11")
     with ProgressLine(terminal := Terminal()) as line:
         line.say("0123456789abc")
-        line.say("end")
-    assert terminal.getvalue() == "\r0123456789\rend       \n"
+        line.say("next")
+        line.end("the end of the line")
+    assert terminal.getvalue() == "\r0123456789\rnext      \rthe end of the line\n"
 
 
 def test_a_file_has_a_line_for_each_state():

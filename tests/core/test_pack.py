@@ -9,6 +9,8 @@ from environment import ROOT
 from pack import shipped_files
 from PIL import Image
 
+from small_world.models.files import SHIPPED
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -38,6 +40,13 @@ def test_what_nodes_need_is_packed_and_nothing_for_developers(files):
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+    assert on_disk <= {*files}
+
+
+def test_of_the_small_worlds_models_those_are_packed_that_nodes_load(files):
+    packed = {path.split("/")[2] for path in files if path.startswith("small_world/models/") and path.count("/") > 2}
+    assert packed == {SHIPPED.name}
+    on_disk = {path.relative_to(ROOT).as_posix() for path in SHIPPED.folder.rglob("*") if path.is_file()}
     assert on_disk <= {*files}
 
 

@@ -119,7 +119,9 @@ def test_the_table_has_shares_of_copying_with_their_spread_in_the_order_of_rows(
     assert lines[3] == "| 4 × 4 | 1,000 + 20 | 1 | " + " | ".join(["0.50"] * len(KINDS)) + " |"
     assert lines[4] == "| 16 × 1 | 1,000 + 20 | 2 | " + " | ".join(["0.30 ± 0.14"] * len(KINDS)) + " |"
     assert lines[-2] == "| 16 × 1 | 1,000 + 20 | 2 | " + " | ".join(["2.00"] * len(KINDS)) + " |"
-    assert lines[-1] == "| **error of copying b** | | | " + " | ".join(["0.1000"] * len(KINDS)) + " |"
+    assert (
+        lines[-1] == "| **error of copying b, of what bases solve** | | | " + " | ".join(["0.1000"] * len(KINDS)) + " |"
+    )
 
 
 def test_errors_are_shares_of_copying_and_changes_beside_are_in_thousandths():

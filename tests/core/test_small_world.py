@@ -12,9 +12,7 @@ from small_world.world.drawn_grids import encode_grids, quarter
 from small_world.world.plain import edits
 from small_world.world.plain.edits import draw_pairs
 from small_world.world.plain.scenes import SIDE, draw_scenes, render
-from small_world.worlds import PLAIN, SHIPPED
-
-SHIPPED_BYTES = 12e6
+from small_world.worlds import PLAIN
 
 
 def generator(seed: int = 3) -> torch.Generator:
@@ -61,10 +59,6 @@ def test_a_picture_is_judged_by_what_was_wanted_of_it():
     assert origin_study.judge(b_prime, b, b_prime) == (0.0, 1.0, 0.0)
     assert origin_study.judge(half, b, b_prime) == (0.03125, 0.5, 0.0)
     assert origin_study.judge(beside, b, b_prime) == (0.25, 0.0, 0.25)
-
-
-def test_the_files_that_ship_are_small():
-    assert sum(path.stat().st_size for path in SHIPPED.folder.rglob("*") if path.is_file()) < SHIPPED_BYTES
 
 
 def test_the_autoencoder_is_a_taesd_as_diffusers_has_it(autoencoder, tmp_path):
