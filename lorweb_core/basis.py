@@ -25,8 +25,6 @@ Progress = Callable[[int, int], None]
 # Checkpoints whose values were read and found finite, in this process.
 _finite: set[tuple[FileIdentity, ...]] = set()
 
-_BROKEN = "The file is damaged, or its training diverged: download it again or use an earlier checkpoint."
-
 # Queries projected for as many layers at a time as make this many rows: few calls, and bounded memory for patch modes.
 _ROWS = 4096
 
@@ -142,7 +140,10 @@ class LoRABasis:
             return
         for name, values in network_tensors(self.query_network).items():
             if not math.isfinite(_largest(values)):
-                raise LoRWebError(f"{named(self.name)}: {name} has NaN or infinity. {_BROKEN}")
+                raise LoRWebError(
+                    f"{named(self.name)}: {name} has NaN or infinity. The file is damaged, or its training diverged: "
+                    "download it again or use an earlier checkpoint."
+                )
         for done, (name, layer) in enumerate(self.layers.items()):
             if progress:
                 progress(done, len(self.layers))
@@ -151,14 +152,16 @@ class LoRABasis:
             for what, value in largest.items():
                 if not math.isfinite(value):
                     raise LoRWebError(
-                        f"{named(self.name)}: {what} of layer {named(name)} has NaN or infinity. {_BROKEN}"
+                        f"{named(self.name)}: {what} of layer {named(name)} has NaN or infinity. The file is damaged, "
+                        "or its training diverged: download it again or use an earlier checkpoint."
                     )
             n, _, rank = layer.A.shape
             # Of any coefficients up to 1; each factor counts at least 1, as it is formed by itself.
             if n * rank * max(1, abs(layer.scale)) * max(1, largest["A"]) * max(1, largest["B"]) > LARGEST:
                 raise LoRWebError(
                     f"{named(self.name)}: A, B and the scale of layer {named(name)} are so large, {largest['A']:.3g}, "
-                    f"{largest['B']:.3g} and {layer.scale:.3g}, that ΔW is not finite. {_BROKEN}"
+                    f"{largest['B']:.3g} and {layer.scale:.3g}, that ΔW is not finite. The file is damaged, or its "
+                    "training diverged: download it again or use an earlier checkpoint."
                 )
         _finite.add(self.identity)
 

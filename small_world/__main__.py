@@ -134,6 +134,12 @@ def _reach_report(arguments: argparse.Namespace) -> None:
     write_report()
 
 
+def _router(arguments: argparse.Namespace) -> None:
+    from small_world.router_study import run
+
+    run(arguments.worker, arguments.workers)
+
+
 COMMANDS = {
     "autoencoder": Command("train a world's autoencoder", _autoencoder, threads=1),
     "encoder": Command("train a world's image encoder", _encoder, threads=1),
@@ -154,11 +160,12 @@ COMMANDS = {
     "demonstrations": Command("measure what several pairs of one edit bring to routing", _demonstrations),
     "report": Command("write the table and the plots of docs/small_world.md from the study's results", _report),
     "reach": Command("measure how far bases of the world of families reach (an hour; continues)", _reach),
+    "router": Command("measure ways to bring routing nearer to fitting (an hour; continues)", _router),
     "reach-report": Command("write the table and the plots of the reach study's results for docs", _reach_report),
 }
 
 OF_A_WORLD = ("autoencoder", "encoder", "base", "basis", "measure", "pairs", "pipeline")
-"""Commands for either world; the others are of the plain one, but for reach, which is of families."""
+"""Commands for either world; the others are of the plain one, but for reach and router, which are of families."""
 
 
 def main() -> None:
@@ -178,7 +185,7 @@ def main() -> None:
             )
         if name == "pair-choice":
             added.add_argument("--picture", type=Path, metavar="FILE", help="draw one analogy with each pair instead")
-        if name in ("study", "reach"):
+        if name in ("study", "reach", "router"):
             added.add_argument("--worker", type=int, default=0, help="number of this worker, from 0")
             added.add_argument("--workers", type=int, default=1, help="number of workers that share the work")
         if name in ("pairs", "pipeline"):

@@ -119,7 +119,7 @@ class ReachStudy:
         """Train a basis; its hooks stay on the base, and `Training.detach` takes them off."""
         torch.manual_seed(seed)
         basis = study.untrained(self.benchmark, variant)
-        settings = replace(study.SETTINGS, batch_size=variant.batch, steps=variant.steps, sampled=variant.sampled)
+        settings = variant.settings
         analogies = self.analogies("trained", variant.show_pair, variant.sampled)
         source = AnalogySource(analogies, self.encoded("trained", variant.mode), settings.batch_size, seed)
         training = Training(basis, self.benchmark.base, source, settings)

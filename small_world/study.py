@@ -50,7 +50,8 @@ class Variant:
     """Choose a basis of n LoRAs of a rank, its query mode and its training.
 
     show_pair: whether grids show the pair. sampled: the whole grid or b' alone, in training and in what is measured.
-    batch: analogies of a step.
+    batch: analogies of a step. network, heads: the router's `query_network` and `lora_heads`. dropout, entropy: the
+    training's `query_dropout` and `coefficient_entropy`.
     """
 
     n: int
@@ -60,6 +61,10 @@ class Variant:
     steps: int = 300
     sampled: str = "grid"
     batch: int = 24
+    network: int = 0
+    heads: int = 1
+    dropout: float = 0.0
+    entropy: float = 0.0
 
     def config(self, world: World) -> BasisConfig:
         """Make the config of such a basis of a world."""
@@ -70,6 +75,20 @@ class Variant:
             query_mode=self.mode,
             external_query_model=world.encoder_id,
             sampled=self.sampled,
+            query_network=self.network,
+            lora_heads=self.heads,
+        )
+
+    @property
+    def settings(self) -> TrainSettings:
+        """Make the settings of its training."""
+        return replace(
+            SETTINGS,
+            batch_size=self.batch,
+            steps=self.steps,
+            sampled=self.sampled,
+            query_dropout=self.dropout,
+            coefficient_entropy=self.entropy,
         )
 
 
@@ -137,7 +156,7 @@ def train(
 
 def prepare(basis: TrainableBasis, benchmark: Benchmark, variant: Variant, seed: int) -> Training:
     """Make the training of a basis, at its first step, with its hooks on the base."""
-    settings = replace(SETTINGS, batch_size=variant.batch, steps=variant.steps, sampled=variant.sampled)
+    settings = variant.settings
     analogies = benchmark.analogies("trained", variant.show_pair, variant.sampled)
     source = AnalogySource(analogies, queries(analogies, variant.mode, benchmark.encoder), settings.batch_size, seed)
     return Training(basis, benchmark.base, source, settings)
