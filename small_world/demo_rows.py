@@ -9,6 +9,7 @@ import torch
 
 from lorweb_core.files.image_file import write_png
 from small_world.world.families.edits import Edit, draw_pairs
+from small_world.worlds import file_name
 
 KINDS = {
     "new_pairs": "two edits never seen together",
@@ -42,7 +43,7 @@ class Row(NamedTuple):
 
     def file(self, picture: str) -> str:
         """Name the file of one of PICTURES."""
-        return f"{'-'.join(self.edit).replace(' ', '_')}-{picture}.png"
+        return f"{file_name(self.edit)}-{picture}.png"
 
 
 ROWS = (

@@ -120,7 +120,7 @@ FAMILIES = World(
     train_encoder=lambda kept, seed: contrastive_encoder.train(family_edits.draw_scene_versions, kept, seed=seed),
     splits=_family_splits(),
     autoencoder_steps=9000,
-    base_steps=9000,
+    base_steps=7000,
     base_batch=48,
 )
 """The richer one: two objects, and families of edits with parameters."""

@@ -1,20 +1,28 @@
-"""Draw the pack's icon and banner for the registry: `python tools/artwork.py`.
+"""Draw the pack's icon and banner for the registry, and a template's picture: `python tools/artwork.py`.
 
-The registry asks for an icon of 400 × 400 pixels at most and a banner of 21 : 9.
+The registry asks for an icon of 400 × 400 pixels at most and a banner of 21 : 9. The picture is that of Try it now, and
+shows what the models make of the pictures with which it opens; it needs diffusers, as the command line does.
 """
 
 from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from environment import ROOT
 from PIL import Image, ImageDraw, ImageFont
 
-from lorweb_core.files.image_file import as_image
+from lorweb_core.files.image_file import as_image, read_image
+from small_world.example_pictures import FOLDER
 from small_world.world.plain.edits import edit_scenes
 from small_world.world.plain.scenes import COLOURS, SEASONS, SHAPES, Scenes, render
 
 EDIT = ("orange", "face")
-ICON, BANNER = 400, (1680, 720)
+ICON, BANNER, THUMBNAIL = 400, (1680, 720), (600, 400)
 FINER = 2
 """How many times larger everything is drawn, before it is scaled down: edges become smooth."""
 DARK, LIGHT, MARK = (24, 26, 32), (238, 240, 245), (250, 148, 31)
@@ -95,6 +103,40 @@ def banner() -> Image.Image:
     return image.resize(BANNER, Image.Resampling.LANCZOS)
 
 
+def made() -> Image.Image:
+    """Make b' of the pictures with which Try it now opens, as it does."""
+    from lorweb_core.diffusers_backend.pipeline import run_analogy
+    from small_world import install
+    from small_world.models import flux, stored
+    from small_world.models.diffusers_folder import write_pipeline
+    from small_world.worlds import SHIPPED
+
+    images = (read_image(FOLDER / f"lorweb_{name}.png", name) for name in ("before", "after", "picture"))
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = write_pipeline(Path(folder), stored.load_transformer(SHIPPED), install.taesd(SHIPPED), silent=True)
+        given = {"encoder": SHIPPED.encoder, "text_tokens": flux.TEXT_TOKENS, "megapixels": install.MEGAPIXELS}
+        return as_image(run_analogy(*images, "", SHIPPED.basis, pipeline, steps=12, **given).result)
+
+
+def thumbnail(b_prime: Image.Image) -> Image.Image:
+    """Draw a → a' above b → b', with a frame around b'."""
+    image = Image.new("RGB", THUMBNAIL, DARK)
+    draw = ImageDraw.Draw(image)
+    side, gap = 170, 20
+    left, right = 90, THUMBNAIL[0] - 90 - side
+    shown = [Image.open(FOLDER / f"lorweb_{name}.png") for name in ("before", "after", "picture")] + [b_prime]
+    for row, pair in enumerate((shown[:2], shown[2:])):
+        top = gap + row * (side + gap)
+        middle = top + side // 2
+        draw.line((left + side + 12, middle, right - 20, middle), MARK, 4)
+        draw.polygon(((right - 8, middle), (right - 22, middle - 9), (right - 22, middle + 9)), MARK)
+        for x, picture in zip((left, right), pair, strict=True):
+            image.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, top))
+    draw.rectangle((right - 3, top - 3, right + side + 2, top + side + 2), outline=MARK, width=3)
+    return image
+
+
 if __name__ == "__main__":
     icon().save(ROOT / "docs" / "icon.png", optimize=True)
     banner().save(ROOT / "docs" / "banner.png", optimize=True)
+    thumbnail(made()).save(ROOT / "workflows" / "Try it now.app.jpg", quality=88)

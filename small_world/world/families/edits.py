@@ -324,7 +324,16 @@ def draw_versions(scenes: Scenes, generator: torch.Generator, alone: float = 0.2
     return torch.cat(made)
 
 
-def draw_scene_versions(n: int, versions: int, generator: torch.Generator) -> Tensor:
-    """Draw n scenes, each in so many versions, one version of all after the other: (n * versions, 3, SIDE, SIDE)."""
-    scenes = draw_scenes(n, generator)
-    return torch.cat([draw_versions(scenes, generator) for _ in range(versions)])
+def draw_scene_versions(n: int, versions: int, generator: torch.Generator, alone: float = 0.5) -> Tensor:
+    """Draw n scenes, each in so many versions, one version of all after the other: (n * versions, 3, SIDE, SIDE).
+
+    The first is the scenes as they are, the others have random edits of TAUGHT, a share `alone` of them single ones.
+    """
+    scenes, taught = draw_scenes(n, generator), taught_families()
+    single, double = ([families for families in taught if len(families) == size] for size in (1, 2))
+    made = [render(scenes)]
+    for _ in range(versions - 1):
+        kind = single if torch.rand(1, generator=generator) < alone else double
+        families = kind[int(torch.randint(len(kind), (1,), generator=generator))]
+        made.append(pictures_of(scenes, random_parts(families, n, generator)))
+    return torch.cat(made)
