@@ -174,7 +174,7 @@ def _routed(study_: ReachStudy, analogies: Analogies, kind: str, which: Tensor, 
 
 def _fitted(study_: ReachStudy, analogies: Analogies, kind: str, which: Tensor, seed: int) -> Tensor:
     tables = []
-    for query, pair in zip(_queries(study_, kind, which), _pairs(analogies), strict=True):
+    for query, pair in zip(_queries(study_, kind, which), pairs_of(analogies), strict=True):
         start = study_.shipped.route(query)
         settings = replace(FIT, seed=seed)
         fitted = fit_mixture(study_.benchmark.base, study_.encoders, study_.shipped, start, [pair], settings)
@@ -185,7 +185,7 @@ def _fitted(study_: ReachStudy, analogies: Analogies, kind: str, which: Tensor, 
 def _lora(study_: ReachStudy, analogies: Analogies, kind: str, which: Tensor, seed: int) -> Tensor:
     settings, base = replace(FIT, seed=seed), study_.benchmark.base
     made = []
-    for index, pair in enumerate(_pairs(analogies)):
+    for index, pair in enumerate(pairs_of(analogies)):
         examples = encode_examples(read_pairs([pair]), study_.encoders, settings).fitted
         with fitted_lora(base, examples, LORA_RANK, FIT.steps, settings):
             made.append(sample(analogies, torch.tensor([index]), base, seed))
@@ -208,7 +208,7 @@ def _queries(study_: ReachStudy, kind: str, which: Tensor) -> Tensor:
     return study_.encoded(kind, study_.shipped.config.query_mode)[which].float()
 
 
-def _pairs(analogies: Analogies) -> list[tuple[Tensor, Tensor]]:
+def pairs_of(analogies: Analogies) -> list[tuple[Tensor, Tensor]]:
     """Take the example pairs as fits take them: pictures (H, W, 3) in 0–1."""
     return [tuple(floats(pair).movedim(1, -1)) for pair in analogies.examples]
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -19,15 +19,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lorweb_core.basis import LoRABasis
+from lorweb_core.fitting.attached import AttachedBasis
+from lorweb_core.fitting.fit import fit_mixture
 from lorweb_core.training.seeds import generator
 from lorweb_core.training.settings.config import TrainSettings
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.training.trainer import Training
 from small_world import study, study_report
 from small_world.printed_progress import PrintedProgress
-from small_world.reach_study import BATCH, KINDS, SEEDS, SOLVED, ReachStudy, means
+from small_world.reach_study import BATCH, FIT, KINDS, SEEDS, SOLVED, ReachStudy, means, pairs_of
 from small_world.study import Variant
-from small_world.world.drawn_analogies import AnalogySource, queries, solve
+from small_world.world.drawn_analogies import AnalogySource, judge, queries, sample, solve
 from small_world.worlds import Edit
 
 RESULTS = Path(__file__).parent.parent / "docs" / "small_world_router.jsonl"
@@ -52,6 +55,9 @@ TRAINED = {
 }
 """Ways that train LoRAs and router together from the first step."""
 
+FITTED = f"plain, fitted, {FIT.steps} steps"
+"""Way that says what is to be reached on the whole families: mixtures of the plain basis, fitted to each example."""
+
 POINTS = "a free point for each edit"
 """Way without a router, which knows the trained edits only."""
 
@@ -73,7 +79,7 @@ REGRESSED = {
     f"regressed, query_network 256, {LONGER} steps more": Regressed(NETWORK, longer=LONGER),
 }
 
-ROWS = (*TRAINED, POINTS, *REGRESSED)
+ROWS = (*TRAINED, FITTED, POINTS, *REGRESSED)
 
 
 class Points(NamedTuple):
@@ -106,16 +112,19 @@ class RouterStudy:
 
     def __init__(self, reach: ReachStudy | None = None) -> None:
         self.reach = reach or ReachStudy()
-        self._points: tuple[int, Points] | None = None
+        self.trained = lru_cache(1)(self._train_as_ever)
+        self.points = lru_cache(1)(self._learn_points)
 
     def measure(self, way: str, seed: int) -> dict:
         """Train in a way, and solve analogies of every kind."""
         began = time.perf_counter()
         if way in TRAINED:
-            basis, training = self.reach.train(TRAINED[way], seed)
-            training.detach()
+            basis = self.trained(way, seed)
             return {**self._seconds(began), **self._evaluate(basis, TRAINED[way], seed)}
-        points = self._points_of(seed)
+        if way == FITTED:
+            fitted = self._fit(self.trained("plain", seed), "whole", seed)
+            return {**self._seconds(began), "whole": fitted}
+        points = self.points(seed)
         if way == POINTS:
             analogies, _ = self.reach.ask("seen", SOLVED)
             return {
@@ -153,11 +162,26 @@ class RouterStudy:
         training.run(study.printed(f"{what}, seed {seed}", settings.steps))
         training.detach()
 
-    def _points_of(self, seed: int) -> Points:
-        """Learn the free points of a seed, once for all ways that follow each other."""
-        if self._points is None or self._points[0] != seed:
-            self._points = (seed, self._learn_points(seed))
-        return self._points[1]
+    def _train_as_ever(self, way: str, seed: int) -> TrainableBasis:
+        basis, training = self.reach.train(TRAINED[way], seed)
+        training.detach()
+        return basis
+
+    def _fit(self, basis: TrainableBasis, kind: str, seed: int) -> dict[str, float | None]:
+        """Fit a mixture to the pair of each analogy that bases solve, from the routed one."""
+        benchmark, (analogies, which) = self.reach.benchmark, self.reach.ask(kind, SOLVED)
+        held = LoRABasis(basis.published(), basis.config, ((f"seed {seed}", 0, 0, 0, 0),))
+        starts = [held.route(query) for query in self.reach.encoded(kind, PLAIN.mode)[which].float()]
+        settings = replace(FIT, seed=seed)
+        fitted = [
+            fit_mixture(benchmark.base, self.reach.encoders, held, start, [pair], settings).table
+            for start, pair in zip(starts, pairs_of(analogies), strict=True)
+        ]
+        attached = AttachedBasis(held, benchmark.base)
+        with torch.no_grad(), attached.attached():
+            attached.mix(torch.stack(fitted, 1))
+            made = sample(analogies, torch.arange(len(fitted)), benchmark.base, seed)
+        return means(judge(analogies, made, benchmark.encoder))
 
     def _learn_points(self, seed: int) -> Points:
         benchmark = self.reach.benchmark
@@ -222,10 +246,9 @@ def regress(basis: TrainableBasis, asked: Tensor, wanted: Tensor, mixed: bool, s
 
 
 def jobs(done: Sequence[tuple[str, int]], worker: int = 0, workers: int = 1) -> list[tuple[str, int]]:
-    """List a worker's ways and seeds that are not done yet; all ways of a seed that need its points go to one."""
-    apart: list[tuple[Sequence[str], int]] = [([way], seed) for seed, way in product(SEEDS, TRAINED)]
-    together: list[tuple[Sequence[str], int]] = [((POINTS, *REGRESSED), seed) for seed in SEEDS]
-    mine = [*together, *apart][worker::workers]
+    """List a worker's ways and seeds that are not done yet; those that need the same training go to one worker."""
+    groups = [(POINTS, *REGRESSED), ("plain", FITTED), *((way,) for way in TRAINED if way != "plain")]
+    mine = [(ways, seed) for ways, seed in product(groups, SEEDS)][worker::workers]
     return [(way, seed) for ways, seed in mine for way in ways if (way, seed) not in done]
 
 

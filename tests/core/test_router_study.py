@@ -10,7 +10,19 @@ from lorweb_core.config import BasisConfig
 from lorweb_core.training.trainable_basis import TrainableBasis
 from small_world import router_study
 from small_world.reach_study import SEEDS
-from small_world.router_study import MEASURED, POINTS, REGRESSED, ROWS, SHARPNESS, TRAINED, jobs, places, table, told
+from small_world.router_study import (
+    FITTED,
+    MEASURED,
+    POINTS,
+    REGRESSED,
+    ROWS,
+    SHARPNESS,
+    TRAINED,
+    jobs,
+    places,
+    table,
+    told,
+)
 from small_world.worlds import FAMILIES
 
 EDITS = [("a",), ("b", "c"), ("d",)]
@@ -50,9 +62,10 @@ def test_regression_gives_queries_the_points_that_another_router_has(network, mi
 def test_workers_share_all_ways_and_those_of_the_same_points_follow_each_other():
     shares = [jobs([], worker, 2) for worker in range(2)]
     assert sorted(shares[0] + shares[1]) == sorted((way, seed) for way in ROWS for seed in SEEDS)
-    for share in shares:
-        seeds = [seed for way, seed in share if way in (POINTS, *REGRESSED)]
-        assert seeds == sorted(seeds) and all(seeds.count(seed) == 1 + len(REGRESSED) for seed in seeds)
+    for ways in ((POINTS, *REGRESSED), ("plain", FITTED)):
+        for share in shares:
+            seeds = [seed for way, seed in share if way in ways]
+            assert seeds == sorted(seeds) and all(seeds.count(seed) == len(ways) for seed in seeds)
 
 
 def test_what_is_done_is_not_done_again():

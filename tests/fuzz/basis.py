@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -15,22 +16,31 @@ from .mutations import BYTES, OBSTACLES, in_place_of, odd_name, words
 from .plain import Stored
 from .tensors import CONTAINERS, HEADERS, TENSORS, Tensors
 
-N, RANK, KEYS, QUERY = 4, 2, 8, 12
+N, RANK, KEYS, QUERY, HIDDEN = 4, 2, 8, 12, 5
 SIZES = {
     "transformer.single_transformer_blocks.0.attn.to_q": (16, 16),
     "transformer.single_transformer_blocks.0.proj_out": (80, 16),
     "transformer.transformer_blocks.0.ff.net.0.proj": (16, 64),
 }
+NETWORK = {
+    "query_network.in.weight": (HIDDEN, QUERY),
+    "query_network.in.bias": (HIDDEN,),
+    "query_network.out.weight": (QUERY, HIDDEN),
+    "query_network.out.bias": (QUERY,),
+}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def basis_tensors(random: Random) -> Tensors:
-    """A valid basis: with or without projections and alphas, in one of the dtypes and spellings."""
+    """A valid basis: with or without projections, alphas and a query network, in one of the dtypes and spellings."""
     values = np.random.default_rng(random.getrandbits(32))
     dtype, projected = random.choice(("F16", "F16", "BF16", "F32")), random.random() < 0.8
     A, B = random.choice((("lora_A", "lora_B"), ("lora_down.weight", "lora_up.weight")))
     alphas = random.random() < 0.5
     tensors: Tensors = {}
+    if random.random() < 0.2:
+        for name, shape in NETWORK.items():
+            tensors[name] = plain.stored(values.normal(size=shape), dtype)
     for layer, (fan_in, fan_out) in SIZES.items():
         shapes = {A: (N, fan_in, RANK), B: (N, RANK, fan_out), "lora_keys": (N, KEYS if projected else QUERY)}
         if projected:
@@ -206,11 +216,22 @@ ROLES = {
 }
 
 
+def through_network(query, inner, inner_bias, outer, outer_bias) -> np.ndarray:
+    normed = (query - query.mean()) / np.sqrt(query.var() + 1e-5)
+    hidden = inner @ normed + inner_bias
+    hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
+    return query + outer @ hidden + outer_bias
+
+
 def _check(path: Path, held, query: np.ndarray) -> None:
     """The layers are the file's, and coefficients and ΔW are what the formulas give for them in float64."""
     basis, mixture = held
     found: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in read_plain(path).items():
+    tensors = read_plain(path)
+    network = [tensors.pop(name, None) for name in NETWORK]
+    if any(network):
+        query = through_network(query, *map(plain.numbers, network))
+    for name, tensor in tensors.items():
         layer, _, part = name.removesuffix(".weight").rpartition(".")
         role = "alpha" if part == "alpha" else ROLES[part]
         assert role == "alpha" or tensor.dtype in FLOATS, f"{name} is {tensor.dtype}"
