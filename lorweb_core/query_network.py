@@ -70,11 +70,9 @@ def read_network(
             f"save it with {', '.join(TENSORS)}."
         )
     network = QueryNetwork(**held)  # type: ignore[arg-type] # none of them is None
-    for name, field in TENSORS.items():
-        if held[field].dtype not in dtypes:
-            raise LoRWebError(
-                f"{file}: {name} is stored as {held[field].dtype}; expected float16, bfloat16 or float32."
-            )
+    for name, values in network_tensors(network).items():
+        if values.dtype not in dtypes:
+            raise LoRWebError(f"{file}: {name} is stored as {values.dtype}; expected float16, bfloat16 or float32.")
     _check_shapes(file, network)
     width = len(network.out_bias)
     for other, layer in widths.items():
