@@ -85,7 +85,7 @@ def _plain_splits() -> dict[str, Split]:
 def _family_splits() -> dict[str, Split]:
     edits = family_edits.splits()
     return {
-        "trained": Split(edits["trained"], 24, 20),
+        "trained": Split(edits["trained"], 16, 20),
         "seen": Split(edits["trained"][::10], 1, 21),
         "new_pairs": Split(edits["new_pairs"], 1, 22),
         "inside": Split(edits["inside"], 1, 23),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lorweb_core.diffusers_backend.base import FluxBase
 from lorweb_core.encoder import VisionEncoder
+from lorweb_core.files.safetensors_writer import write_all
 from lorweb_core.kept_references import EACH_STEP, Refresh
 from lorweb_core.query import encode_queries
 from lorweb_core.training import samples
@@ -19,7 +22,7 @@ from lorweb_core.training.seeds import generator
 from lorweb_core.training.trainable_basis import TrainableBasis
 from lorweb_core.triplet import Triplet
 from small_world.models.flux import TEXT_WIDTH, prompt
-from small_world.world.drawn_grids import Encode, Grids, encode_grids, floats
+from small_world.world.drawn_grids import Encode, Grids, encode_grids, floats, quarter
 from small_world.worlds import Edit, World
 
 STEPS = 8
@@ -68,17 +71,30 @@ def draw_analogies(
     encode: Encode,
     show_pair: bool = True,
     sampled: str = "grid",
+    kept: Path | None = None,
 ) -> Analogies:
     """Draw `each` analogies of every edit.
 
     show_pair: whether the grid has the pair in it, or b in its place; the query is of the pair all the same.
-    sampled: what is to be sampled, the whole grid or b' alone.
+    sampled: what is to be sampled, the whole grid or b' alone. kept: where latents are kept, for the next time.
     """
     pairs = world.draw_pairs(edits, 2 * each, torch.Generator().manual_seed(seed))
     examples, tasks = pairs[::2], pairs[1::2]
     in_grid = examples if show_pair else tasks[:, :1].expand_as(tasks)
-    grids = encode_grids(encode, in_grid, tasks, sampled)
+    grids = _kept(kept, lambda: encode_grids(encode, in_grid, tasks))
+    if sampled == "result":
+        grids = grids._replace(target=quarter(grids.target))
     return Analogies(world, [edit for edit in edits for _ in range(each)], examples, tasks, grids)
+
+
+def _kept(path: Path | None, make: Callable[[], Grids]) -> Grids:
+    """Read grids from a file, or make them and write it."""
+    if path is None:
+        return make()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_all(path, make()._asdict(), {})
+    return Grids(**load_file(path))
 
 
 def queries(analogies: Analogies, mode: str, encoder: VisionEncoder) -> Tensor:

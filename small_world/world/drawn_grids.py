@@ -25,20 +25,18 @@ class Grids(NamedTuple):
 
 
 @torch.no_grad()
-def encode_grids(encode: Encode, examples: Tensor, tasks: Tensor, sampled: str = "grid") -> Grids:
+def encode_grids(encode: Encode, examples: Tensor, tasks: Tensor) -> Grids:
     """Encode the grids of n analogies, whose (a, a') and (b, b') are as a world draws them.
 
     Those are (n, 2, 3, SIDE, SIDE), uint8.
     They are not put together from the latents of four pictures: in a grid the autoencoder sees over the seams.
-    sampled: "result" for b' alone as the target, cut out of the grid's latents.
     """
     made = []
     for (a, a_prime), (b, b_prime) in zip(_parts(examples), _parts(tasks), strict=True):
         # Half the time; off by 2e-5 of a variance of 0.8.
         with torch.autocast("cpu", torch.bfloat16):
             made.append([encode(grid(a, a_prime, b, last)).half() for last in (b_prime, b)])
-    target, reference = (torch.cat(latents) for latents in zip(*made, strict=True))
-    return Grids(quarter(target) if sampled == "result" else target, reference)
+    return Grids(*(torch.cat(latents) for latents in zip(*made, strict=True)))
 
 
 def floats(pictures: Tensor) -> Tensor:
