@@ -46,12 +46,12 @@ REGRESSION_STEPS, REGRESSION_BATCH, REGRESSION_RATE = 600, 256, 3e-3
 
 TRAINED = {
     "plain": PLAIN,
-    f"plain, {PLAIN.steps + LONGER} steps": replace(PLAIN, steps=PLAIN.steps + LONGER),
     "query_network 256": NETWORK,
     "lora_heads 4": replace(PLAIN, heads=4),
     "query_dropout 0.1": replace(PLAIN, dropout=0.1),
     "coefficient_entropy 0.02": replace(PLAIN, entropy=0.02),
     "coefficient_entropy -0.02": replace(PLAIN, entropy=-0.02),
+    f"plain, {PLAIN.steps + LONGER} steps": replace(PLAIN, steps=PLAIN.steps + LONGER),
 }
 """Ways that train LoRAs and router together from the first step."""
 
@@ -253,16 +253,21 @@ def jobs(done: Sequence[tuple[str, int]], worker: int = 0, workers: int = 1) -> 
 
 
 def run(worker: int = 0, workers: int = 1, results: Path = RESULTS) -> None:
-    """Measure what is not in `results` yet, and write the page's table anew; of several workers each does its share."""
+    """Measure what is not in `results` yet, on one core; of several workers each does its share.
+
+    The page's table is written anew after each way, so that a run may be ended early.
+    """
+    torch.set_num_threads(1)
     left = jobs([(row["way"], row["seed"]) for row in study.read(results)], worker, workers)
-    if left:
-        router = RouterStudy()
-        for way, seed in left:
-            row = {"way": way, "seed": seed, **router.measure(way, seed)}
-            print(row, flush=True)
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    study_report.write_table(study_report.PAGE, table(study.read(results)), "router")
+    if not left:
+        return
+    router = RouterStudy()
+    for way, seed in left:
+        row = {"way": way, "seed": seed, **router.measure(way, seed)}
+        print(row, flush=True)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        study_report.write_table(study_report.PAGE, table(study.read(results)), "router")
 
 
 def table(rows: list[dict]) -> str:
