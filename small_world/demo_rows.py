@@ -1,4 +1,4 @@
-"""The analogies that `python tools/demo.py` makes, always the same, and their pictures."""
+"""The analogies that `python tools/demo.py` makes, always the same for a world, and their pictures."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 import torch
 
 from lorweb_core.files.image_file import write_png
-from small_world.world.families.edits import Edit, draw_pairs
-from small_world.worlds import file_name
+from small_world.worlds import FAMILIES, PLAIN, SHIPPED, Edit, file_name
 
 KINDS = {
     "new_pairs": "two edits never seen together",
     "outside": "a value beyond those seen",
     "whole": "a kind never seen, fitted",
+    "new_edits": "an edit never seen, fitted",
 }
-"""Held out from the basis in one of the ways of `edits.splits()` → how it is said on the sheet."""
+"""Split of a world that is held out from its basis → how it is said on the sheet."""
 
-FITTED = ("whole",)
+FITTED = ("whole", "new_edits")
 """Kinds whose mixtures are fitted to the pair; those of the others are routed."""
 
 FIT_STEPS = 20
@@ -46,7 +46,18 @@ class Row(NamedTuple):
         return f"{file_name(self.edit)}-{picture}.png"
 
 
-ROWS = (
+_PLAIN = (
+    Row(("orange", "star"), "orange + star", "new_pairs", 1),
+    Row(("triangle", "winter"), "triangle + winter", "new_pairs", 2),
+    Row(("square", "gray"), "square + gray", "new_pairs", 3),
+    Row(("star", "sun"), "star + sun", "new_pairs", 4),
+    Row(("red", "flip"), "red + upside down", "new_pairs", 5),
+    Row(("summer", "face"), "summer + face", "new_pairs", 6),
+    Row(("night",), "night", "new_edits", 7),
+    Row(("yellow",), "yellow", "new_edits", 8),
+)
+
+_FAMILIES = (
     Row(("colour 90", "outline 0.2"), "yellow-green + thick outline", "new_pairs", 1),
     Row(("turn 30", "season winter"), "object turned 30° + winter", "new_pairs", 9),
     Row(("tree -0.75", "season spring"), "tree + spring", "new_pairs", 3),
@@ -56,13 +67,16 @@ ROWS = (
     Row(("vignette 1",), "dark corners", "whole", 0),
     Row(("swap 5",), "red and blue swapped", "whole", 10),
 )
-"""Edits that read well at 64 pixels and through the autoencoder, chosen before there was a base or a basis."""
+"""Edits that read well at 64 pixels, chosen before there was a base or a basis."""
+
+ROWS_OF = {PLAIN: _PLAIN, FAMILIES: _FAMILIES}
+ROWS = ROWS_OF[SHIPPED]
 
 
 def save_pictures(folder: Path) -> None:
     """Save the drawn pictures of every row."""
     folder.mkdir(parents=True, exist_ok=True)
     for row in ROWS:
-        drawn = draw_pairs([row.edit], 2, torch.Generator().manual_seed(row.seed)).flatten(0, 1).movedim(1, -1)
+        drawn = SHIPPED.draw_pairs([row.edit], 2, torch.Generator().manual_seed(row.seed)).flatten(0, 1).movedim(1, -1)
         for name, picture in zip(PICTURES, drawn, strict=True):
             write_png(picture, folder / row.file(name))

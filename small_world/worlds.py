@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from small_world.models import contrastive_encoder, files, image_encoder
+from small_world.models.autoencoder import Blocks
 from small_world.models.files import Files
 from small_world.models.flux import Size
 from small_world.models.one_cycle import Kept
@@ -52,6 +53,7 @@ class World(Files):
     """Trains the image encoder, from a seed."""
     splits: dict[str, Split]
     """Analogies by name: what a basis is trained on is `trained`, the others are for measuring."""
+    autoencoder_blocks: Blocks
     autoencoder_steps: int
     base_steps: int
     base_batch: int
@@ -104,6 +106,7 @@ PLAIN = World(
     draw_lessons=plain_lessons.draw_lessons,
     train_encoder=image_encoder.train,
     splits=_plain_splits(),
+    autoencoder_blocks=Blocks(encoder=(9, 12, 13), decoder=(3, 4, 5, 9, 10, 15)),
     autoencoder_steps=5000,
     base_steps=12500,
     base_batch=32,
@@ -119,7 +122,8 @@ FAMILIES = World(
     draw_lessons=family_lessons.draw_lessons,
     train_encoder=lambda kept, seed: contrastive_encoder.train(family_edits.draw_scene_versions, kept, seed=seed),
     splits=_family_splits(),
-    autoencoder_steps=9000,
+    autoencoder_blocks=Blocks(encoder=(5, 9, 12, 13), decoder=(3, 4, 5, 9, 10, 14, 15)),
+    autoencoder_steps=12000,
     base_steps=7000,
     base_batch=48,
 )

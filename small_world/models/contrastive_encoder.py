@@ -70,7 +70,7 @@ def contrast(one: Tensor, other: Tensor) -> Tensor:
 
 
 def train(
-    draw: Callable[[int, int, torch.Generator], Tensor], kept: Kept, steps: int = 1200, scenes: int = 6, seed: int = 0
+    draw: Callable[[int, int, torch.Generator], Tensor], kept: Kept, steps: int = 1000, scenes: int = 6, seed: int = 0
 ) -> CLIPVisionModelWithProjection:
     """Train the tower.
 

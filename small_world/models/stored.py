@@ -17,7 +17,7 @@ from lorweb_core.errors import LoRWebError, shown
 from lorweb_core.files.safetensors_writer import write_all
 from lorweb_core.files.tensor_files import read_metadata, read_tensors
 from small_world.models import flux
-from small_world.models.autoencoder import TinyAutoencoder
+from small_world.models.autoencoder import TinyAutoencoder, blocks_in
 from small_world.worlds import World
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _filled(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 def load_autoencoder(world: World) -> TinyAutoencoder:
     """Load the autoencoder, frozen, float32."""
     weights = read(world, world.autoencoder, "autoencoder")
-    return _filled(TinyAutoencoder(), weights).to(memory_format=torch.channels_last)
+    return _filled(TinyAutoencoder(blocks_in(weights)), weights).to(memory_format=torch.channels_last)
 
 
 def load_vision(world: World) -> VisionEncoder:

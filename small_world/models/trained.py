@@ -25,8 +25,9 @@ def kept(world: World, what: str, *settings: object, after: tuple[Path, ...] = (
 
 def train_autoencoder(world: World) -> None:
     """Train and store the autoencoder."""
-    steps = world.autoencoder_steps
-    model = autoencoder.train(world.draw_pictures, kept(world, "autoencoder", steps, SEED), steps, seed=SEED)
+    steps, blocks = world.autoencoder_steps, world.autoencoder_blocks
+    going_on = kept(world, "autoencoder", steps, blocks, SEED)
+    model = autoencoder.train(world.draw_pictures, blocks, going_on, steps, seed=SEED)
     stored.save(world, model.state_dict(), world.autoencoder)
 
 

@@ -16,12 +16,13 @@ from progress_line import QUIET, ProgressLine
 
 from lorweb_core.files.image_file import read_image
 from small_world import demo_rows
-from small_world.demo_rows import PICTURES, ROWS
-from small_world.world.families import edits
+from small_world.demo_rows import PICTURES, ROWS, ROWS_OF
 from small_world.world.families.edits import SINGLE
 from small_world.world.families.filters import swap
+from small_world.worlds import FAMILIES, PLAIN
 
 WORDS = {
+    "flip": "upside down",
     "colour 90": "yellow-green",
     "outline 0.2": "thick outline",
     "turn 30": "object turned 30°",
@@ -42,19 +43,20 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_two_rows_are_values_outside_a_range_and_two_are_of_new_families():
-    assert Counter(row.kind for row in ROWS) == {"new_pairs": 4, "outside": 2, "whole": 2}
-    assert [row.kind for row in ROWS if row.fit_steps] == ["whole", "whole"]
-    splits = edits.splits()
-    for row in ROWS:
-        assert row.edit in splits[row.kind]
-        assert row.edit not in splits["trained"]
-    assert len({SINGLE[row.edit[0]][0] for row in ROWS if row.kind == "whole"}) == 2
+def test_rows_are_held_out_and_those_of_new_families_or_edits_are_fitted():
+    kinds = {world: Counter(row.kind for row in rows) for world, rows in ROWS_OF.items()}
+    assert kinds == {PLAIN: {"new_pairs": 6, "new_edits": 2}, FAMILIES: {"new_pairs": 4, "outside": 2, "whole": 2}}
+    for world, rows in ROWS_OF.items():
+        assert [row.kind for row in rows if row.fit_steps] == [rows[-1].kind] * 2
+        for row in rows:
+            assert row.edit in world.splits[row.kind].edits
+            assert row.edit not in world.splits["trained"].edits
+    assert len({SINGLE[row.edit[0]][0] for row in ROWS_OF[FAMILIES] if row.kind == "whole"}) == 2
 
 
 def test_labels_name_every_part_of_an_edit_and_no_number_of_the_world():
-    for row in ROWS:
-        assert row.label == " + ".join(WORDS[part] for part in row.edit)
+    for row in (row for rows in ROWS_OF.values() for row in rows):
+        assert row.label == " + ".join(WORDS.get(part, part) for part in row.edit)
     red, blue = torch.eye(3)[[0, 2]].view(2, 1, 3, 1, 1)
     assert torch.equal(swap(red, torch.tensor([5.0])), blue)
 

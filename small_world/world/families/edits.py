@@ -308,17 +308,16 @@ def taught_families() -> list[tuple[str, ...]]:
     return [(family,) for family in TAUGHT] + SEEN_TOGETHER + with_whole
 
 
+_AS_THEY_ARE = 0.25
+"""Share of random pictures that have no edit."""
+
+
 def draw_pictures(n: int, generator: torch.Generator) -> Tensor:
-    """Draw n random pictures, float32 in 0–1: scenes as they are, and with edits of TAUGHT."""
-    return draw_versions(draw_scenes(n, generator), generator)
-
-
-def draw_versions(scenes: Scenes, generator: torch.Generator, alone: float = 0.25) -> Tensor:
-    """Draw scenes, a share `alone` of them as they are, the others with random edits of TAUGHT, eight alike."""
-    made, taught = [], taught_families()
-    for places in torch.arange(len(scenes)).split(8):
+    """Draw n random pictures, float32 in 0–1: scenes as they are, and with edits of TAUGHT, two alike."""
+    scenes, made, taught = draw_scenes(n, generator), [], taught_families()
+    for places in torch.arange(n).split(2):
         families = taught[int(torch.randint(len(taught), (1,), generator=generator))]
-        if torch.rand(1, generator=generator) < alone:
+        if torch.rand(1, generator=generator) < _AS_THEY_ARE:
             families = ()
         made.append(pictures_of(select(scenes, places), random_parts(families, len(places), generator)))
     return torch.cat(made)
