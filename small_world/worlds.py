@@ -124,7 +124,7 @@ FAMILIES = World(
     splits=_family_splits(),
     autoencoder_blocks=Blocks(encoder=(5, 9, 12, 13), decoder=(3, 4, 5, 9, 10, 14, 15)),
     autoencoder_steps=12000,
-    base_steps=7000,
+    base_steps=20000,
     base_batch=48,
 )
 """The richer one: two objects, and families of edits with parameters."""

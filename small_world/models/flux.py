@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TEXT_WIDTH, TEXT_TOKENS = 768, 77
 """Size of CLIP-L's output, which ComfyUI gives this model."""
 
-WHOLE_GRIDS = 4
+WHOLE_GRIDS = 6
 """One step in so many samples whole grids, the others b' alone."""
 
 RESULT_WEIGHT = 4.0

@@ -265,6 +265,8 @@ run = Training(basis, base, TinySource(), tiny_config("runs", ema_decay=0.5).tra
 losses = [run.step().loss for _ in range(2)]
 if processes.is_main_process:
     torch.save((losses, run.state()["basis"], run.state()["averaged"]), sys.argv[1])
+processes.wait_for_everyone()
+processes.end_training()  # a process that ends before it leaves the group may be aborted
 """
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from small_world.world.families.edits import draw_pairs_of, random_parts, taught_families
 from small_world.world.families.words import words_of
 
-COUNT = 30_000
+COUNT = 40_000
 _TOGETHER = 40
 """Lessons of the same families, drawn at once."""
 _ALONE = 0.45
