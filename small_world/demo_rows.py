@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from lorweb_core.files.image_file import write_png
+from small_world import install
 from small_world.worlds import FAMILIES, PLAIN, SHIPPED, Edit, file_name
 
 KINDS = {
@@ -22,8 +22,6 @@ FITTED = ("whole", "new_edits")
 """Kinds whose mixtures are fitted to the pair; those of the others are routed."""
 
 FIT_STEPS = 20
-PICTURES = ("a", "a_prime", "b", "truth")
-"""What is saved of an analogy; `truth` is b' as the world draws it."""
 
 
 class Row(NamedTuple):
@@ -35,14 +33,14 @@ class Row(NamedTuple):
     kind: str
     """One of KINDS."""
     seed: int
-    """Of the scenes: in both of them the edit is plain to see."""
+    """Seed of the two scenes, in both of which the edit is plain to see."""
 
     @property
     def fit_steps(self) -> int:
         return FIT_STEPS if self.kind in FITTED else 0
 
     def file(self, picture: str) -> str:
-        """Name the file of one of PICTURES."""
+        """Name the file of one of `install.PICTURES`."""
         return f"{file_name(self.edit)}-{picture}.png"
 
 
@@ -77,6 +75,4 @@ def save_pictures(folder: Path) -> None:
     """Save the drawn pictures of every row."""
     folder.mkdir(parents=True, exist_ok=True)
     for row in ROWS:
-        drawn = SHIPPED.draw_pairs([row.edit], 2, torch.Generator().manual_seed(row.seed)).flatten(0, 1).movedim(1, -1)
-        for name, picture in zip(PICTURES, drawn, strict=True):
-            write_png(picture, folder / row.file(name))
+        install.save_triplet(folder, row.edit, torch.Generator().manual_seed(row.seed))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lorweb_core.files.image_file import write_png
+from small_world.world.painting import select
 from small_world.world.plain.edits import Edit, edit_scenes, scenes_for
-from small_world.world.plain.scenes import Scenes, render, select
+from small_world.world.plain.scenes import Scenes, render
 
 FOLDER = Path(__file__).parent.parent / "workflows" / "pictures"
 

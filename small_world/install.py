@@ -29,6 +29,10 @@ NAMES = {
 """ComfyUI's folder for a kind of file → the file's name in it."""
 
 
+PICTURES = ("a", "a_prime", "b", "truth")
+"""Pictures that are saved of an analogy; `truth` is b' as the world draws it."""
+
+
 def comfy_models(folder: Path, text_encoder: dict[str, Tensor]) -> None:
     """Fill a `models` folder. text_encoder: a CLIP-L, whose size ComfyUI fixes; it is made to say nothing.
 
@@ -60,9 +64,13 @@ def save_triplets(folder: Path, chosen: Sequence[Edit], seed: int = 1) -> list[s
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
-    names = [file_name(edit) for edit in chosen]
-    for name, edit in zip(names, chosen, strict=True):
-        pictures = SHIPPED.draw_pairs([edit], 2, generator).flatten(0, 1).movedim(1, -1)
-        for what, picture in zip(("a", "a_prime", "b", "truth"), pictures, strict=True):
-            write_png(picture, folder / f"{name}-{what}.png")
-    return names
+    for edit in chosen:
+        save_triplet(folder, edit, generator)
+    return [file_name(edit) for edit in chosen]
+
+
+def save_triplet(folder: Path, edit: Edit, generator: torch.Generator) -> None:
+    """Save two scenes for an edit, as `save_triplets` names the files."""
+    pictures = SHIPPED.draw_pairs([edit], 2, generator).flatten(0, 1).movedim(1, -1)
+    for what, picture in zip(PICTURES, pictures, strict=True):
+        write_png(picture, folder / f"{file_name(edit)}-{what}.png")

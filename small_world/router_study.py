@@ -67,7 +67,7 @@ class Regressed(NamedTuple):
 
     variant: Variant = PLAIN
     mixed: bool = False
-    """Whether two edits' queries are mixed, and their points alike."""
+    """True where two edits' queries are mixed, and their points alike."""
     longer: int = 0
     """Steps after it, of router and LoRAs."""
 

@@ -52,7 +52,9 @@ def run_training(config: TrainingConfig, bar: Bar, on_step: OnStep) -> Path:
     device = accelerator.device if accelerator.num_processes > 1 else find_device(config.device)
     run = RunFolder(config)
     with run.locked() if main else nullcontext():
-        return _train(config, accelerator, device, run, bar, on_step)
+        file = _train(config, accelerator, device, run, bar, on_step)
+    accelerator.end_training()  # a process that ends before it leaves the group may be aborted
+    return file
 
 
 def _train(

@@ -1,4 +1,4 @@
-"""What a model expects b' to be: the mean of all that it would make of b by a mixture, in one forward pass."""
+"""Expect b' as a model does: the mean of all that it would make of b by a mixture, in one forward pass."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from ...lorweb_core import Mixture
 from ...lorweb_core.pictures.thumbnails import contact_sheet
 
 RESENT = {"has_intermediate_output": True} if "has_intermediate_output" in io.Schema.__dataclass_fields__ else {}
-"""What a schema says where the host is to show a node's result again that it has in its cache; older hosts cannot."""
+"""Schema arguments that have a cached node's result shown again; none in hosts that cannot."""
 
 
 def with_picture(node: type[io.ComfyNode], image: Tensor, *outputs) -> io.NodeOutput:

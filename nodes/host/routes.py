@@ -1,4 +1,4 @@
-"""What the pack's page asks of the server: saved mixtures, described for the widgets of Mixture Edit and Mixture Blend.
+"""Answer the pack's page: saved mixtures, described for the widgets of Mixture Edit and Mixture Blend.
 
 Only files that the host lists in the models folders are read, one request at a time, and nothing is written.
 """

@@ -1,4 +1,4 @@
-"""What every training and measurement of a basis shares: the frozen models, and the analogies."""
+"""Open what every training and measurement of a basis shares: the frozen models, and the analogies."""
 
 from __future__ import annotations
 

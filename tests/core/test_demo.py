@@ -16,7 +16,8 @@ from progress_line import QUIET, ProgressLine
 
 from lorweb_core.files.image_file import read_image
 from small_world import demo_rows
-from small_world.demo_rows import PICTURES, ROWS, ROWS_OF
+from small_world.demo_rows import ROWS, ROWS_OF
+from small_world.install import PICTURES
 from small_world.world.families.edits import SINGLE
 from small_world.world.families.filters import swap
 from small_world.worlds import FAMILIES, PLAIN

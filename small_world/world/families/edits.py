@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from small_world.world.families import filters
-from small_world.world.families.scenes import ADDED, SEASONS, TEXTURES, Scenes, draw_scenes, render, select
+from small_world.world.families.scenes import ADDED, SEASONS, TEXTURES, Scenes, draw_scenes, render
 from small_world.world.families.shapes import ROUND, SHAPES
+from small_world.world.painting import select
 
 Edit = tuple[str, ...]
 """One or two names of SINGLE."""
@@ -24,11 +25,11 @@ class Family:
     """Describe edits that differ in their parameters alone; each of the lists holds the parameters of one edit."""
 
     known: tuple[Values, ...]
-    """What a basis is trained on."""
+    """Parameters of the edits that a basis is trained on."""
     inside: tuple[Values, ...] = ()
-    """Between those; no basis sees them. The base does."""
+    """Parameters between the known ones, which no basis sees, but the base."""
     outside: tuple[Values, ...] = ()
-    """Beyond those, likewise."""
+    """Parameters beyond the known ones, which no basis sees, but the base."""
     attributes: tuple[str, ...] = ()
     """What it sets in a scene: attributes of `Scenes`, by `change`; none where it is a filter."""
     change: Callable[[Scenes, Tensor], dict[str, Tensor]] | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import pi
 
 import torch
 from torch import Tensor
 
 from small_world.world.families.shapes import SHAPES
+from small_world.world.painting import Draw, cover, paint
 
 SIDE = 64
 """Side of a picture, in pixels."""
@@ -91,48 +92,34 @@ class Scenes:
 
 def draw_scenes(n: int, generator: torch.Generator) -> Scenes:
     """Draw n random scenes: at noon, and with nothing added."""
-
-    def between(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, generator=generator)
-
-    def one_of(count: int) -> Tensor:
-        return torch.randint(count, (n,), generator=generator)
-
-    def sometimes(values: Tensor, share: float) -> Tensor:
-        return values * (torch.rand(n, generator=generator) < share)
-
-    side = 2 * one_of(2) - 1.0  # the second object stands on this side of the first
-    x = between(0.0, 0.24) * -side
+    draw = Draw(n, generator)
+    side = 2 * draw.one_of(2) - 1.0  # the second object stands on this side of the first
+    x = draw.between(0.0, 0.24) * -side
     return Scenes(
         x=x,
-        y=between(-0.12, 0.18),
-        size=between(0.42, 0.58),
-        shape=one_of(len(SHAPES)),
-        colour=between(0, 360),
-        texture=sometimes(one_of(len(TEXTURES)), 0.4),
-        grain=between(0.5, 0.9),
+        y=draw.between(-0.12, 0.18),
+        size=draw.between(0.42, 0.58),
+        shape=draw.one_of(len(SHAPES)),
+        colour=draw.between(0, 360),
+        texture=draw.sometimes(draw.one_of(len(TEXTURES)), 0.4),
+        grain=draw.between(0.5, 0.9),
         outline=torch.full((n,), THIN),
         turn=torch.zeros(n),
-        face=sometimes(torch.ones(n, dtype=torch.long), 0.3),
-        mouth=between(-1, 1),
-        other_shape=one_of(len(SHAPES)),
-        other_colour=between(0, 360),
-        other_x=x + side * between(0.62, 0.85),
-        other_size=between(0.2, 0.3),
+        face=draw.sometimes(torch.ones(n, dtype=torch.long), 0.3),
+        mouth=draw.between(-1, 1),
+        other_shape=draw.one_of(len(SHAPES)),
+        other_colour=draw.between(0, 360),
+        other_x=x + side * draw.between(0.62, 0.85),
+        other_size=draw.between(0.2, 0.3),
         added=torch.zeros(n, dtype=torch.long),
         place=torch.zeros(n),
-        season=one_of(len(SEASONS)),
+        season=draw.one_of(len(SEASONS)),
         hour=torch.full((n,), NOON),
-        horizon=between(0.15, 0.45),
-        hills=between(0, 1),
-        steep=between(0.05, 0.3),
-        specks=between(0, 1),
+        horizon=draw.between(0.15, 0.45),
+        hills=draw.between(0, 1),
+        steep=draw.between(0.05, 0.3),
+        specks=draw.between(0, 1),
     )
-
-
-def select(scenes: Scenes, index: Tensor | slice) -> Scenes:
-    """Choose some of the scenes."""
-    return Scenes(**{field.name: getattr(scenes, field.name)[index] for field in fields(Scenes)})
 
 
 def render(scenes: Scenes, side: int = SIDE) -> Tensor:
@@ -165,16 +152,6 @@ def _wide(values: Tensor) -> Tensor:
     return values[:, None, None]
 
 
-def _cover(distance: Tensor) -> Tensor:
-    """Cover a shape: 1 inside, where the distance to its edge is negative, 0 outside; the edge is a pixel wide."""
-    return (0.5 - distance * distance.shape[-1] / 2).clamp(0, 1)
-
-
-def _paint(picture: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
-    """Blend a colour, (n, 3) or (3,), over pictures; cover: how much of it, (n, side, side)."""
-    return picture + cover[:, None] * (colour[..., :, None, None] - picture)
-
-
 def _landscape(scenes: Scenes, x: Tensor, y: Tensor) -> Tensor:
     tables = (torch.tensor(list(colours)) for colours in zip(*SEASONS.values(), strict=True))
     sky, hills, ground, specks = (table[scenes.season] for table in tables)
@@ -183,13 +160,13 @@ def _landscape(scenes: Scenes, x: Tensor, y: Tensor) -> Tensor:
     pale = ((y + 1) / (horizon + 1)).clamp(0, 1)[:, None] * 0.45
     picture = sky[:, :, None, None] * (1 - pale) + pale
     ridge = horizon - _wide(scenes.steep) * (1 + torch.sin(2 * pi * (0.75 * x + _wide(scenes.hills)))) - 0.03
-    picture = _paint(picture, _cover(ridge - y), hills)
-    picture = _paint(picture, _cover(horizon - y), ground)
+    picture = paint(picture, cover(ridge - y), hills)
+    picture = paint(picture, cover(horizon - y), ground)
     # Specks in two rows, moved along by the scene's own phase.
     below = y - horizon
     place = (x + 2 * _wide(scenes.specks) + 0.37 * torch.floor(below / 0.3)) % 0.8 - 0.4
     height = below % 0.3 - 0.15
-    return _paint(picture, _cover((place**2 + height**2).sqrt() - 0.08) * (below > 0), specks)
+    return paint(picture, cover((place**2 + height**2).sqrt() - 0.08) * (below > 0), specks)
 
 
 def _shape(index: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -205,8 +182,8 @@ def _other(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
     size = _wide(scenes.other_size)
     u, v = (x - _wide(scenes.other_x)) / size, (y - _wide(scenes.horizon) - 0.12) / size
     distance = _shape(scenes.other_shape, u, v) * size
-    picture = _paint(picture, _cover(distance - 2 * THIN * size), torch.full((3,), DARK))
-    return _paint(picture, _cover(distance), hue(scenes.other_colour))
+    picture = paint(picture, cover(distance - 2 * THIN * size), torch.full((3,), DARK))
+    return paint(picture, cover(distance), hue(scenes.other_colour))
 
 
 def _main(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -216,10 +193,10 @@ def _main(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
     u, v = u * angle.cos() + v * angle.sin(), v * angle.cos() - u * angle.sin()
     distance = _shape(scenes.shape, u, v) * size
     body = hue(scenes.colour)
-    picture = _paint(picture, _cover(distance - _wide(scenes.outline) * size), torch.full((3,), DARK))
-    picture = _paint(picture, _cover(distance), body)
-    picture = _paint(picture, _cover(distance) * _marks(scenes, u, v), 1 - 0.35 * (1 - body))
-    return _paint(picture, _face(scenes, u, v, size), torch.full((3,), DARK))
+    picture = paint(picture, cover(distance - _wide(scenes.outline) * size), torch.full((3,), DARK))
+    picture = paint(picture, cover(distance), body)
+    picture = paint(picture, cover(distance) * _marks(scenes, u, v), 1 - 0.35 * (1 - body))
+    return paint(picture, _face(scenes, u, v, size), torch.full((3,), DARK))
 
 
 def _marks(scenes: Scenes, u: Tensor, v: Tensor) -> Tensor:
@@ -247,7 +224,7 @@ def _face(scenes: Scenes, u: Tensor, v: Tensor, size: Tensor) -> Tensor:
     eyes = (torch.minimum((u - 0.28) ** 2, (u + 0.28) ** 2) + (v + 0.15) ** 2).sqrt() - 0.14
     bow = _wide(scenes.mouth) * (0.16 - 1.6 * u**2)
     mouth = torch.maximum((v - 0.32 - bow).abs() - 0.09, u.abs() - 0.36)
-    return torch.maximum(_cover(eyes * size), _cover(mouth * size)) * _wide(scenes.face)
+    return torch.maximum(cover(eyes * size), cover(mouth * size)) * _wide(scenes.face)
 
 
 def _addition(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -268,5 +245,5 @@ def _addition(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
     }
     for index, name in enumerate(ADDED):
         for distance, colour in parts.get(name, ()):
-            picture = _paint(picture, _cover(distance) * _wide(scenes.added == index), torch.tensor(colour))
+            picture = paint(picture, cover(distance) * _wide(scenes.added == index), torch.tensor(colour))
     return picture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from small_world.world.painting import Draw, cover, paint
 
 SIDE = 64
 """Side of a picture, in pixels."""
@@ -79,36 +81,22 @@ ATTRIBUTES = {
 
 def draw_scenes(n: int, generator: torch.Generator, edited: float = 0.0) -> Scenes:
     """Draw n random scenes; edited: the share in which each of sun, tilt, flip and filter is there already."""
-
-    def between(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, generator=generator)
-
-    def one_of(count: int) -> Tensor:
-        return torch.randint(count, (n,), generator=generator)
-
-    def sometimes(values: Tensor, share: float) -> Tensor:
-        return values * (torch.rand(n, generator=generator) < share)
-
+    draw = Draw(n, generator)
     return Scenes(
-        x=between(-0.28, 0.28),
-        y=between(-0.2, 0.2),
-        size=between(0.5, 0.7),
-        specks=between(0, 1),
-        shape=one_of(len(SHAPES)),
-        colour=one_of(len(COLOURS)),
-        texture=sometimes(one_of(len(TEXTURES)), 0.5),
-        season=one_of(len(SEASONS)),
-        face=sometimes(torch.ones(n, dtype=torch.long), 0.3),
-        sun=sometimes(torch.ones(n, dtype=torch.long), edited),
-        tilted=sometimes(torch.ones(n, dtype=torch.long), edited),
-        flipped=sometimes(torch.ones(n, dtype=torch.long), edited),
-        filter=sometimes(one_of(len(FILTERS)), edited),
+        x=draw.between(-0.28, 0.28),
+        y=draw.between(-0.2, 0.2),
+        size=draw.between(0.5, 0.7),
+        specks=draw.between(0, 1),
+        shape=draw.one_of(len(SHAPES)),
+        colour=draw.one_of(len(COLOURS)),
+        texture=draw.sometimes(draw.one_of(len(TEXTURES)), 0.5),
+        season=draw.one_of(len(SEASONS)),
+        face=draw.sometimes(torch.ones(n, dtype=torch.long), 0.3),
+        sun=draw.sometimes(torch.ones(n, dtype=torch.long), edited),
+        tilted=draw.sometimes(torch.ones(n, dtype=torch.long), edited),
+        flipped=draw.sometimes(torch.ones(n, dtype=torch.long), edited),
+        filter=draw.sometimes(draw.one_of(len(FILTERS)), edited),
     )
-
-
-def select(scenes: Scenes, index: Tensor | slice) -> Scenes:
-    """Choose some of the scenes."""
-    return Scenes(**{field.name: getattr(scenes, field.name)[index] for field in fields(Scenes)})
 
 
 def render(scenes: Scenes, side: int = SIDE) -> Tensor:
@@ -133,28 +121,18 @@ def _table(rows) -> Tensor:
     return torch.tensor(list(rows))
 
 
-def _cover(distance: Tensor) -> Tensor:
-    """Cover a shape: 1 inside, where the distance to its edge is negative, 0 outside; the edge is a pixel wide."""
-    return (0.5 - distance * distance.shape[-1] / 2).clamp(0, 1)
-
-
-def _paint(picture: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
-    """Blend a colour, (n, 3) or (3,), over pictures; cover: how much of it, (n, side, side)."""
-    return picture + cover[:, None] * (colour[..., :, None, None] - picture)
-
-
 def _landscape(scenes: Scenes, x: Tensor, y: Tensor) -> Tensor:
     sky, ground, specks = (_table(colours)[scenes.season] for colours in zip(*SEASONS.values(), strict=True))
     n = len(scenes)
     picture = sky[:, :, None, None].expand(n, 3, *x.shape)
-    picture = _paint(picture, _cover(HORIZON - y).expand(n, -1, -1), ground)
+    picture = paint(picture, cover(HORIZON - y).expand(n, -1, -1), ground)
     # Specks in two rows, moved along by the scene's own phase.
     rows = torch.floor((y - HORIZON) / 0.3)
     place = (x[None] + 2 * scenes.specks[:, None, None] + 0.37 * rows) % 0.8 - 0.4
     height = (y - HORIZON) % 0.3 - 0.15
-    picture = _paint(picture, _cover((place**2 + height**2).sqrt() - 0.09) * (y > HORIZON), specks)
-    sun = _cover(((x - 0.68) ** 2 + (y + 0.68) ** 2).sqrt() - 0.22)
-    return _paint(picture, sun * scenes.sun[:, None, None], torch.tensor((1.0, 0.95, 0.45)))
+    picture = paint(picture, cover((place**2 + height**2).sqrt() - 0.09) * (y > HORIZON), specks)
+    sun = cover(((x - 0.68) ** 2 + (y + 0.68) ** 2).sqrt() - 0.22)
+    return paint(picture, sun * scenes.sun[:, None, None], torch.tensor((1.0, 0.95, 0.45)))
 
 
 def _object(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -169,14 +147,14 @@ def _object(scenes: Scenes, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
     body = _table(COLOURS.values())[scenes.colour]
     marks = torch.stack([torch.zeros_like(u), *(_TEXTURES[name](u, v) for name in TEXTURES[1:])], 1)
     mark = marks[torch.arange(len(scenes)), scenes.texture]
-    picture = _paint(picture, _cover(distance - 0.05), torch.full((3,), 0.08))
-    picture = _paint(picture, _cover(distance), body)
-    picture = _paint(picture, _cover(distance) * mark, 1 - 0.35 * (1 - body))
+    picture = paint(picture, cover(distance - 0.05), torch.full((3,), 0.08))
+    picture = paint(picture, cover(distance), body)
+    picture = paint(picture, cover(distance) * mark, 1 - 0.35 * (1 - body))
     eyes = torch.minimum((u - 0.3) ** 2, (u + 0.3) ** 2) + (v + 0.1) ** 2
     ring = ((u**2 + (v - 0.05) ** 2).sqrt() - 0.45).abs() - 0.11
     mouth = torch.maximum(ring, 0.22 - v)
-    strokes = torch.maximum(_cover((eyes.sqrt() - 0.16) * size), _cover(mouth * size))
-    return _paint(picture, strokes * scenes.face[:, None, None], torch.full((3,), 0.08))
+    strokes = torch.maximum(cover((eyes.sqrt() - 0.16) * size), cover(mouth * size))
+    return paint(picture, strokes * scenes.face[:, None, None], torch.full((3,), 0.08))
 
 
 def _triangle(u: Tensor, v: Tensor) -> Tensor:
